@@ -1,0 +1,1 @@
+"""The cloud daemon: Kubernetes objects on one side, edges on the other."""

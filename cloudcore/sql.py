@@ -1,0 +1,174 @@
+"""The cloud's SQL database (SQLite or PostgreSQL): one writer thread, group commit, SQLModel for the tables."""
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlmodel import SQLModel
+
+from proto.kit.errors import Retryable, UsageError
+
+T = TypeVar("T")
+MAX_GROUP = 512  # transactions per commit: bounds the pause that one commit can cause
+
+
+class SqlUnavailable(Retryable):
+    """The database did not take the transaction; nothing of it is stored."""
+
+    code = "SqlUnavailable"
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine for ``sqlite:///file`` or ``postgresql+psycopg://…``. Raises UsageError."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UsageError(f"database {url!r}: write sqlite:///FILE or postgresql+psycopg://USER@HOST/DB") from error
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=2)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        raise UsageError(f"database {url!r}: only sqlite:///FILE and postgresql+psycopg://USER@HOST/DB are supported")
+    path = Path(parsed.database)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    engine = create_engine(parsed, connect_args={"timeout": 10.0, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy's BEGIN below is the only one
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=16777216"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("writer") else "BEGIN")
+
+    return engine
+
+
+class _Job:
+    __slots__ = ("error", "fn", "future", "loop", "result")
+
+    def __init__(self, fn: Callable[[Connection], Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.fn = fn
+        self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class Sql:
+    """One writer of the cloud's database. Tables are SQLModel classes imported before ``open``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="sql", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, url: str) -> "Sql":
+        """Connect and create missing tables. Raises UsageError, SqlUnavailable."""
+        engine = make_engine(url)
+        try:
+            SQLModel.metadata.create_all(engine)
+        except OperationalError as error:
+            raise SqlUnavailable(f"database {engine.url!r}: {error.orig}") from error
+        return cls(engine)
+
+    async def tx(self, fn: Callable[[Connection], T]) -> T:
+        """Run ``fn`` in the writer thread; durable on return. A function that raises rolls back alone."""
+        if self._closed:
+            raise SqlUnavailable("the database is closed")
+        job = _Job(fn, asyncio.get_running_loop())
+        self._queue.put(job)
+        result: T = await job.future
+        return result
+
+    async def read(self, fn: Callable[[Connection], T]) -> T:
+        """Run a read in a worker thread on its own connection."""
+
+        def work() -> T:
+            with self.engine.connect() as connection:
+                return fn(connection)
+
+        try:
+            return await asyncio.to_thread(work)
+        except DBAPIError as error:
+            raise SqlUnavailable(str(error.orig)) from error
+
+    async def close(self) -> None:
+        """Commit what is queued, then close. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self.engine.dispose()
+
+    def _run(self) -> None:
+        stop = False
+        while not stop:
+            job = self._queue.get()
+            if job is None:
+                return
+            group = [job]
+            while len(group) < MAX_GROUP:
+                try:
+                    more = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    stop = True
+                    break
+                group.append(more)
+            self._commit(group)
+            for loop in {job.loop for job in group}:
+                mine = [job for job in group if job.loop is loop]
+                with contextlib.suppress(RuntimeError):  # that loop has closed: nobody waits any more
+                    loop.call_soon_threadsafe(_settle_all, mine)
+
+    def _commit(self, group: list[_Job]) -> None:
+        try:
+            with self.engine.connect() as connection:
+                connection.info["writer"] = True
+                with connection.begin():
+                    for job in group:
+                        self._run_one(connection, job)
+        except SQLAlchemyError as error:
+            for job in group:
+                if job.error is None:
+                    job.error = SqlUnavailable(str(getattr(error, "orig", error)))
+
+    def _run_one(self, connection: Connection, job: _Job) -> None:
+        savepoint = connection.begin_nested()
+        try:
+            job.result = job.fn(connection)
+        except Exception as error:  # noqa: BLE001  the caller gets it; the group goes on
+            savepoint.rollback()
+            job.error = error if not isinstance(error, DBAPIError) else SqlUnavailable(str(error.orig))
+        else:
+            savepoint.commit()
+
+
+def _settle_all(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.settle()

@@ -1,0 +1,1 @@
+"""What a device twin is (pure), and how device protocols plug in."""

@@ -1,0 +1,110 @@
+"""Run a daemon's long-lived tasks: signals, readiness to people and to systemd, watchdog, a clean end."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+from proto.kit.clock import Clock, SystemClock
+from proto.kit.log import Logger
+
+log = Logger("daemon")
+
+
+def notify(message: str) -> None:
+    """Send ``message`` to systemd (sd_notify protocol); nothing without ``NOTIFY_SOCKET``."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(message.encode(), address)
+
+
+def ready(name: str, addresses: Mapping[str, str]) -> None:
+    """Tell people and systemd that ``name`` serves: one line on standard output."""
+    listed = " ".join(f"{k}={v}" for k, v in addresses.items())
+    sys.stdout.write(f"{name} ready {listed}\n")
+    sys.stdout.flush()
+    notify("READY=1")
+
+
+async def watchdog(clock: Clock) -> None:
+    """Pet systemd's watchdog from the event loop at half its period, so a blocked loop is restarted."""
+    period_us = int(os.environ.get("WATCHDOG_USEC", "0"))
+    if not period_us:
+        return
+    while True:
+        notify("WATCHDOG=1")
+        await clock.sleep(period_us / 2_000_000)
+
+
+class Supervisor:
+    """The long-lived tasks of one process. A task that fails ends the process, after its siblings were closed."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._failed: asyncio.Future[None] | None = None
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
+        """Run ``work`` until the process ends; an exception in it stops the supervisor."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(task.exception() or RuntimeError(task.get_name()))
+
+    async def run_until_signal(self) -> None:
+        """Wait for SIGINT, SIGTERM or the failure of a task (raised here)."""
+        loop = asyncio.get_running_loop()
+        self._failed = loop.create_future()
+        stop = loop.create_future()
+
+        def on_signal() -> None:
+            if not stop.done():
+                stop.set_result(None)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+        self.spawn(watchdog(self.clock), "watchdog")
+        await asyncio.wait({stop, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+        notify("STOPPING=1")
+        if self._failed.done():
+            await self._failed
+
+    async def close(self) -> None:
+        """Cancel every task and wait for it."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def forever(step: Callable[[], Awaitable[None]], *, every_s: float, clock: Clock, name: str) -> None:
+    """Call ``step`` now and every ``every_s`` seconds; an exception is logged and the next turn comes all the same."""
+    while True:
+        try:
+            await step()
+        except Exception:
+            log.exception("periodic step failed", name=name)
+        await clock.sleep(every_s)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run ``main`` under uvloop and return its exit code."""
+    import uvloop  # noqa: PLC0415  commands that are no daemon start without it
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())

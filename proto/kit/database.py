@@ -1,0 +1,260 @@
+"""One SQLite file, one writer thread, group commit.
+
+A transaction is a function. Everything queued while the disk is busy shares the next COMMIT, so a returned ``tx`` is
+durable (WAL, ``synchronous=FULL``) at the price of a fraction of an fsync. A function that raises rolls back alone.
+"""
+
+import asyncio
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from proto.kit.errors import Retryable, StorageFull, Terminal
+
+T = TypeVar("T")
+MAX_GROUP = 4096  # transactions per commit: bounds the pause that one commit can cause
+MAX_QUEUED = 100_000  # callers await, so only runaway producers meet this
+BUSY_TIMEOUT_S = 10.0
+
+
+class DatabaseDamaged(Terminal):
+    """``quick_check`` or SQLite itself found the file malformed; it is never deleted, only reported."""
+
+    code = "DatabaseDamaged"
+
+
+class DatabaseClosed(Retryable):
+    """The database was closed before this transaction could commit."""
+
+    code = "DatabaseClosed"
+
+
+class Tx:
+    """What a transaction function gets. ``conn`` for SQL; ``after_commit`` for what may happen only then."""
+
+    __slots__ = ("_after", "conn")
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self.conn = conn
+        self._after: list[Callable[[], None]] = []
+
+    def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
+        return self.conn.execute(sql, parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> sqlite3.Cursor:
+        return self.conn.executemany(sql, rows)
+
+    def after_commit(self, fn: Callable[[], None]) -> None:
+        """Run ``fn`` on the event loop once this transaction is durable, in commit order, before its ``tx`` returns."""
+        self._after.append(fn)
+
+    def committed(self) -> list[Callable[[], None]]:
+        return self._after
+
+
+class _Job(Generic[T]):
+    __slots__ = ("error", "fn", "future", "loop", "result", "tx")
+
+    def __init__(self, fn: Callable[[Tx], T], loop: asyncio.AbstractEventLoop, future: "asyncio.Future[T]") -> None:
+        self.fn = fn
+        self.loop = loop
+        self.future = future
+        self.tx: Tx | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def settle(self) -> None:
+        """Run the after-commit functions and wake the caller; on the loop's thread."""
+        if self.error is None and self.tx is not None:
+            for fn in self.tx.committed():
+                fn()
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+def connect(path: Path | str, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a connection with the house's pragmas. Raises DatabaseDamaged."""
+    uri = f"file:{path}?mode=ro" if read_only else f"file:{path}"
+    conn = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    try:
+        if not read_only:
+            conn.execute("PRAGMA journal_mode=WAL")
+            conn.execute("PRAGMA synchronous=FULL")
+            conn.execute("PRAGMA journal_size_limit=16777216")
+            conn.execute("PRAGMA wal_autocheckpoint=1000")
+        conn.execute("PRAGMA foreign_keys=ON")
+        conn.execute("PRAGMA cache_size=-2000")
+    except sqlite3.DatabaseError as error:
+        conn.close()
+        raise _translate(error, path) from error
+    return conn
+
+
+def quick_check(conn: sqlite3.Connection, path: Path | str) -> None:
+    """Raise DatabaseDamaged when SQLite's ``quick_check`` is not ``ok``."""
+    try:
+        (verdict,) = conn.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise _translate(error, path) from error
+    if verdict != "ok":
+        raise DatabaseDamaged(f"database {path} is damaged ({verdict}); keep the file and restore a backup")
+
+
+def _translate(error: sqlite3.Error, path: Path | str) -> Exception:
+    text = str(error)
+    if "full" in text:
+        return StorageFull(f"no space left for {path}: free some disk space; the daemon goes on by itself")
+    if "malformed" in text or "not a database" in text:
+        return DatabaseDamaged(f"database {path} is damaged ({text}); keep the file and restore a backup")
+    return Retryable(f"database {path}: {text}")
+
+
+class Database:
+    """The one writer of one file. ``open`` it inside a running event loop; ``close`` it once."""
+
+    def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        self.path = path
+        self._writer = writer
+        self._reader = reader
+        self._queue: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._queued = 0
+        self._closed = False
+        self.commits = 0
+        self.transactions = 0
+        self._thread = threading.Thread(target=self._run, name=f"db:{path.name}", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: Path, schemas: Iterable[str] = (), *, check: bool = True) -> "Database":
+        """Open or make the file (mode 0600), check it, run ``schemas`` (idempotent DDL). Raises DatabaseDamaged."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        writer = connect(path)
+        try:
+            if check:
+                quick_check(writer, path)
+            for ddl in schemas:
+                writer.executescript(ddl)
+        except sqlite3.Error as error:
+            writer.close()
+            raise _translate(error, path) from error
+        except DatabaseDamaged:
+            writer.close()
+            raise
+        return cls(path, writer, connect(path))
+
+    async def tx(self, fn: Callable[[Tx], T]) -> T:
+        """Run ``fn`` in the writer thread; durable on return. Raises what ``fn`` raises, StorageFull, DatabaseClosed."""
+        return await self.submit(fn)
+
+    def submit(self, fn: Callable[[Tx], T]) -> "asyncio.Future[T]":
+        """Queue ``fn`` now, in order; the future resolves after its commit."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if self._closed:
+            future.set_exception(DatabaseClosed(f"database {self.path} is closed"))
+            return future
+        if self._queued >= MAX_QUEUED:
+            future.set_exception(Retryable(f"database {self.path}: {MAX_QUEUED} transactions are already waiting"))
+            return future
+        self._queued += 1
+        self._queue.put(_Job(fn, loop, future))
+        return future
+
+    def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a short read on the caller's (loop) thread over the last committed state; never blocks the writer."""
+        try:
+            return fn(self._reader)
+        except sqlite3.Error as error:
+            raise _translate(error, self.path) from error
+
+    async def close(self) -> None:
+        """Commit what is queued, then close. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._reader.close()
+        self._writer.close()
+
+    async def backup(self, target: Path) -> None:
+        """Write a consistent copy to ``target`` while serving (SQLite online backup)."""
+
+        def copy() -> None:
+            os.close(os.open(target, os.O_CREAT | os.O_RDWR, 0o600))
+            with (
+                contextlib.closing(connect(self.path, read_only=True)) as source,
+                contextlib.closing(sqlite3.connect(target)) as out,
+            ):
+                source.backup(out)
+
+        await asyncio.to_thread(copy)
+
+    def _run(self) -> None:
+        stop = False
+        while not stop:
+            job = self._queue.get()
+            if job is None:
+                return
+            group = [job]
+            while len(group) < MAX_GROUP:
+                try:
+                    more = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    stop = True
+                    break
+                group.append(more)
+            self._commit(group)
+            self._queued -= len(group)
+            self._settle(group)
+
+    def _commit(self, group: list[_Job[Any]]) -> None:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for job in group:
+                self._run_one(job)
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.execute("ROLLBACK")
+            for job in group:
+                if job.error is None:
+                    job.error = _translate(error, self.path)
+        self.commits += 1
+        self.transactions += len(group)
+
+    def _run_one(self, job: _Job[Any]) -> None:
+        job.tx = Tx(self._writer)
+        self._writer.execute("SAVEPOINT job")
+        try:
+            job.result = job.fn(job.tx)
+        except BaseException as error:  # noqa: BLE001  the caller gets it; the group goes on
+            job.error = _translate(error, self.path) if isinstance(error, sqlite3.Error) else error
+            self._writer.execute("ROLLBACK TO job")
+        self._writer.execute("RELEASE job")
+
+    def _settle(self, group: list[_Job[Any]]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Job[Any]]] = {}
+        for job in group:
+            by_loop.setdefault(job.loop, []).append(job)
+        for loop, jobs in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # that loop has closed: nobody waits any more
+                loop.call_soon_threadsafe(_settle_all, jobs)
+
+
+def _settle_all(jobs: list[_Job[Any]]) -> None:
+    for job in jobs:
+        job.settle()

@@ -1,0 +1,142 @@
+"""Settings of a daemon: one frozen msgspec Struct; file, environment and ``--set`` over its defaults.
+
+Order, later wins: defaults, one YAML file, environment ``SKERRY_<KEY>`` (dots as ``__``), ``--set key=value``.
+An unknown key is an error that names it and the nearest known one.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from proto.kit.errors import UsageError
+
+S = TypeVar("S", bound=msgspec.Struct)
+ENV_PREFIX = "SKERRY_"
+MAX_FILE_BYTES = 1 << 20
+
+
+class Doc(msgspec.Struct, frozen=True):
+    """One setting as documentation shows it."""
+
+    key: str
+    type: str
+    default: str
+    text: str
+
+
+def load(
+    kind: type[S],
+    *,
+    file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    sets: Iterable[str] = (),
+) -> S:
+    """Return ``kind`` filled from all sources. Raises UsageError naming the key and the nearest known one."""
+    values: dict[str, Any] = {}
+    known = known_keys(kind)
+    if file is not None:
+        for key, value in _flatten(_read_yaml(file)).items():
+            _put(values, known, key, value, where=str(file))
+    for name, text in sorted((os.environ if env is None else env).items()):
+        if name.startswith(ENV_PREFIX):
+            key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
+            _put(values, known, key, _scalar(text), where=f"environment {name}")
+    for pair in sets:
+        key, sep, text = pair.partition("=")
+        if not sep:
+            raise UsageError(f"--set {pair}: write it as key=value")
+        _put(values, known, key.strip(), _scalar(text), where=f"--set {pair}")
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"settings: {error}") from error
+
+
+def known_keys(kind: type[msgspec.Struct], prefix: str = "") -> list[str]:
+    """Return every leaf key of ``kind``, dotted, in declaration order."""
+    out: list[str] = []
+    for field in msgspec.structs.fields(kind):
+        inner = _struct_of(field.type)
+        key = prefix + field.name
+        out += known_keys(inner, key + ".") if inner is not None else [key]
+    return out
+
+
+def describe(kind: type[msgspec.Struct], prefix: str = "") -> list[Doc]:
+    """Return key, type, default and the ``Annotated[..., Meta(description=...)]`` text of every setting."""
+    out: list[Doc] = []
+    for field in msgspec.structs.fields(kind):
+        inner = _struct_of(field.type)
+        if inner is not None:
+            out += describe(inner, prefix + field.name + ".")
+            continue
+        meta = [m for m in getattr(field.type, "__metadata__", ()) if isinstance(m, msgspec.Meta)]
+        text = (meta[0].description or "") if meta else ""
+        bare = getattr(field.type, "__origin__", field.type) if meta else field.type
+        default = (
+            field.default_factory()
+            if field.default is msgspec.NODEFAULT and callable(field.default_factory)
+            else field.default
+        )
+        out.append(Doc(prefix + field.name, getattr(bare, "__name__", str(bare)), str(default), text))
+    return out
+
+
+def to_yaml(settings: msgspec.Struct) -> str:
+    """Return what ``--print-settings`` prints: the settings in force, as a file that can be read back."""
+    return yaml.safe_dump(msgspec.to_builtins(settings), sort_keys=False)
+
+
+def _struct_of(annotation: Any) -> type[msgspec.Struct] | None:
+    bare = getattr(annotation, "__origin__", annotation)
+    return bare if isinstance(bare, type) and issubclass(bare, msgspec.Struct) else None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as handle:
+            text = handle.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"settings file {file}: {error.strerror}") from error
+    if len(text) > MAX_FILE_BYTES:
+        raise UsageError(f"settings file {file} is larger than {MAX_FILE_BYTES} bytes")
+    try:
+        loaded = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"settings file {file} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, dict):
+        raise UsageError(f"settings file {file}: the top level must be a mapping of settings")
+    return loaded
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            out |= _flatten(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _put(values: dict[str, Any], known: list[str], key: str, value: Any, *, where: str) -> None:
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        hint = f"; the nearest known one is '{near[0]}'" if near else ""
+        raise UsageError(f"unknown setting '{key}' in {where}{hint}")
+    *path, leaf = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[leaf] = value

@@ -1,0 +1,21 @@
+"""Wait for a condition, never for an amount of time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+POLL_S = 0.01
+
+
+async def eventually(condition: Callable[[], T] | Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T:
+    """Return the first true result of ``condition``; fails the test after ``timeout_s``."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        result = condition()
+        value: T = await result if isinstance(result, Awaitable) else result
+        if value:
+            return value
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"still false after {timeout_s} s: {condition}")
+        await asyncio.sleep(POLL_S)
