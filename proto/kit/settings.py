@@ -1,6 +1,6 @@
 """Settings of a daemon: one frozen msgspec Struct; file, environment and ``--set`` over its defaults.
 
-Order, later wins: defaults, one YAML file, environment ``SKERRY_<KEY>`` (dots as ``__``), ``--set key=value``.
+Order, later wins: defaults, YAML files in order, environment ``SKERRY_<KEY>`` (dots as ``__``), ``--set key=value``.
 An unknown key is an error that names it and the nearest known one.
 """
 
@@ -33,15 +33,16 @@ def load(
     kind: type[S],
     *,
     file: Path | None = None,
+    files: Iterable[Path] = (),
     env: Mapping[str, str] | None = None,
     sets: Iterable[str] = (),
 ) -> S:
     """Return ``kind`` filled from all sources. Raises UsageError naming the key and the nearest known one."""
     values: dict[str, Any] = {}
     known = known_keys(kind)
-    if file is not None:
-        for key, value in _flatten(_read_yaml(file)).items():
-            _put(values, known, key, value, where=str(file))
+    for source in ([file] if file is not None else []) + list(files):
+        for key, value in _flatten(_read_yaml(source)).items():
+            _put(values, known, key, value, where=str(source))
     for name, text in sorted((os.environ if env is None else env).items()):
         if name.startswith(ENV_PREFIX):
             key = name[len(ENV_PREFIX) :].lower().replace("__", ".")

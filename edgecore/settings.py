@@ -1,0 +1,173 @@
+"""Every port, path and limit of the edge daemon. ``edgecore run --print-settings`` shows the ones in force.
+
+``edge.yaml`` in the data directory is written by ``edgecore join`` and read by default; ``--config`` comes over it.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from proto.kit import settings as kit
+from proto.kit.errors import UsageError
+from proto.names import is_node_name
+
+FILE_NAME = "edge.yaml"
+SERVER_NAME = "cloudcore.skerry"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Cloud(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the cloud is; written by join."""
+
+    broker: Annotated[str, Meta(description="MQTT broker of the cloud, mqtts://HOST:8883")] = ""
+    join: Annotated[str, Meta(description="join and renewal endpoint of cloudcore, https://HOST:10002")] = ""
+    server_name: Annotated[str, Meta(description="name that the cloud's certificates must carry")] = SERVER_NAME
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The connection to the cloud and what is kept while it is away."""
+
+    keep_alive_s: Annotated[
+        int, Meta(ge=1, le=3600, description="seconds; a dead link is noticed after 1.5 of them")
+    ] = 30
+    quota_bytes: Annotated[int, Meta(ge=1 << 20, description="bytes of messages kept for the cloud")] = 512 << 20
+    quota_age_s: Annotated[int, Meta(ge=60, description="seconds that a message waits for the cloud at most")] = (
+        30 * 86400
+    )
+    reserve_bytes: Annotated[int, Meta(ge=0, description="bytes of disk held back, so that a full disk can drain")] = (
+        8 << 20
+    )
+    backoff_cap_s: Annotated[
+        float, Meta(gt=0, le=3600, description="seconds; longest wait between two attempts to connect")
+    ] = 5.0
+
+
+class DeviceBroker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The MQTT broker that devices and apps on the gateway speak to."""
+
+    url: Annotated[str, Meta(description="external broker, mqtt://HOST:PORT or mqtts://…; empty: the embedded one")] = (
+        ""
+    )
+    host: Annotated[str, Meta(description="address of the embedded broker; anonymous on loopback only")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the embedded broker; 0: any free")] = 1883
+    tls_cert: Annotated[str, Meta(description="PEM certificate of the embedded broker; empty: plain TCP")] = ""
+    tls_key: Annotated[str, Meta(description="PEM key that belongs to tls_cert")] = ""
+    tls_ca: Annotated[str, Meta(description="PEM CA that device certificates must come from; empty: none")] = ""
+    password_file: Annotated[
+        str, Meta(description="file of `user:sha256-hex-salt:hash` lines; see docs/edgecore.md")
+    ] = ""
+    acl_file: Annotated[str, Meta(description="Mosquitto-style ACL file for password users; empty: own topics")] = ""
+    username: Annotated[str, Meta(description="user name at the external broker")] = ""
+    max_clients: Annotated[int, Meta(ge=1, description="clients at the same time")] = 2000
+    max_packet_bytes: Annotated[int, Meta(ge=1024, description="bytes of the largest packet")] = 1 << 20
+    queue_bytes: Annotated[int, Meta(ge=1024, description="bytes queued for one client that is away")] = 4 << 20
+
+
+class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Device twins and the mappers inside the daemon."""
+
+    host_mapper: Annotated[bool, Meta(description="let Devices with protocol `host` read this gateway")] = True
+    simulated_mapper: Annotated[bool, Meta(description="let Devices with protocol `simulated` run")] = True
+    stale_after_s: Annotated[float, Meta(gt=0, description="seconds without a report after which a twin is Stale")] = (
+        300.0
+    )
+
+
+class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Health, metrics and the status that the commands read."""
+
+    host: Annotated[str, Meta(description="address of health and metrics")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of health and metrics; 0: any free")] = 10351
+
+
+class NodeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How this gateway shows itself as a Node."""
+
+    labels: Annotated[list[str], Meta(description="labels of the Node, each key=value")] = []
+    address: Annotated[str, Meta(description="InternalIP to report; empty: the one that routes to the cloud")] = ""
+    status_every_s: Annotated[float, Meta(gt=0, description="seconds between two looks at this machine")] = 10.0
+    lease_every_s: Annotated[float, Meta(gt=0, description="seconds between two lease messages")] = 60.0
+    disk_low_bytes: Annotated[int, Meta(ge=0, description="bytes free below which DiskPressure is True")] = 256 << 20
+    memory_low_bytes: Annotated[int, Meta(ge=0, description="bytes free below which MemoryPressure is True")] = 64 << 20
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of edgecore."""
+
+    node: Annotated[str, Meta(description="name of this node; written by join")] = ""
+    cloud: Cloud = Cloud()
+    link: Link = Link()
+    device_broker: DeviceBroker = DeviceBroker()
+    devices: Devices = Devices()
+    api: Api = Api()
+    node_options: NodeOptions = NodeOptions()
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$", description="least level logged")] = "info"
+
+
+def default_data_dir() -> Path:
+    """/var/lib/skerry/edge for root, else ~/.local/share/skerry/edge."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/skerry/edge")
+    return Path.home() / ".local" / "share" / "skerry" / "edge"
+
+
+def load(
+    data_dir: Path, *, config: Path | None = None, sets: Iterable[str] = (), env: Mapping[str, str] | None = None
+) -> Settings:
+    """Return the settings in force; raises UsageError with the key and what to write instead."""
+    joined = data_dir / FILE_NAME
+    files = [file for file in (joined if joined.exists() else None, config) if file is not None]
+    found = kit.load(Settings, files=files, env=env, sets=sets)
+    _check(found)
+    return found
+
+
+def labels_of(settings: Settings) -> dict[str, str]:
+    """The Node's labels, from ``key=value`` strings."""
+    return dict(text.split("=", 1) for text in settings.node_options.labels)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine alone."""
+    return host in LOOPBACK or host.startswith("127.")
+
+
+def _check(settings: Settings) -> None:
+    if settings.node and not is_node_name(settings.node):
+        raise UsageError(f"settings: node {settings.node!r} is no DNS-1123 label (a-z, 0-9, '-', at most 63)")
+    for text in settings.node_options.labels:
+        if "=" not in text:
+            raise UsageError(f"settings: node_options.labels: {text!r} is not key=value")
+    _check_url("cloud.broker", settings.cloud.broker, ("mqtts", "mqtt"))
+    _check_url("cloud.join", settings.cloud.join, ("https",))
+    _check_url("device_broker.url", settings.device_broker.url, ("mqtt", "mqtts"))
+    _check_device_broker(settings.device_broker)
+
+
+def _check_url(key: str, url: str, schemes: tuple[str, ...]) -> None:
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid:
+        wanted = " or ".join(f"{scheme}://HOST:PORT" for scheme in schemes)
+        raise UsageError(f"settings: {key} {url!r}: write {wanted}")
+
+
+def _check_device_broker(broker: DeviceBroker) -> None:
+    if bool(broker.tls_cert) != bool(broker.tls_key):
+        raise UsageError("settings: device_broker.tls_cert and device_broker.tls_key go together")
+    guarded = bool(broker.tls_ca) or bool(broker.password_file)
+    if not broker.url and not is_loopback(broker.host) and not guarded:
+        raise UsageError(
+            f"settings: device_broker.host {broker.host} is reachable from outside: set device_broker.password_file,"
+            " or device_broker.tls_cert, tls_key and tls_ca (anonymous access is for 127.0.0.1 only)"
+        )
