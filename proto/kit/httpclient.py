@@ -183,6 +183,10 @@ class _Exchange:
             self.wire.transport.pause_reading()
         self.wake()
 
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise HttpMalformed("two answers to one request")
+
     def on_message_complete(self) -> None:
         if 100 <= self.status < 200:
             return
@@ -403,7 +407,6 @@ class HttpClient:
             lines += [f"{k}: {v}" for k, v in headers.items()]
         if length or method in {"POST", "PUT", "PATCH"}:
             lines.append(f"content-length: {length}")
-        head = "\r\n".join(lines)
-        if "\n" in head.replace("\r\n", "") or "\0" in head:
-            raise UsageError("a header or an address holds a line break")
-        return (head + "\r\n\r\n").encode("latin-1")
+        if " " in target or any(c in line for line in lines for c in "\r\n\0"):
+            raise UsageError("a header or an address holds a line break, or an address a space")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

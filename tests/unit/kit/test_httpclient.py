@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from proto.kit.errors import UsageError
 from proto.kit.httpclient import HttpClient, HttpLimits, HttpMalformed, HttpTimeout, HttpUnreachable
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -126,3 +127,27 @@ async def test_a_stream_hands_out_chunks_and_ends_when_it_falls_silent() -> None
         assert await anext(chunks) == b"hello"
         with pytest.raises(HttpTimeout):
             await anext(chunks)
+
+
+async def test_a_line_break_cannot_be_smuggled_into_a_request() -> None:
+    client = HttpClient("http://127.0.0.1:1")
+    with pytest.raises(UsageError):
+        await client.request("GET", "/a b")
+    with pytest.raises(UsageError):
+        await client.request("GET", "/", headers={"x": "a\r\ny: b"})
+
+
+async def test_a_second_answer_in_the_same_bytes_changes_nothing_and_ends_the_connection() -> None:
+    connections = 0
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno")
+        await reader.read(1)
+
+    async with serving(peer) as client:
+        first = await client.request("GET", "/")
+        await client.request("GET", "/")
+    assert (first.status, first.body, connections) == (200, b"ok", 2)
