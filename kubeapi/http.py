@@ -1,0 +1,374 @@
+"""A small HTTP/1.1 server: an asyncio Protocol on httptools that bounds everything a client can make it hold.
+
+``HttpServer(handler, limits, clock=clock)`` serves ``async handler(Request) -> Response | StreamResponse``. Requests of
+one connection are answered in order, one at a time. The peer's certificate is on the request.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kubeapi.http_parser import PeerCertificate, Refused, Request, RequestParser
+from kubeapi.http_wire import FINAL_CHUNK, Limits, Reply, encode_chunk, encode_head, finish_body
+from proto.kit.clock import Clock
+from proto.kit.daemon import Supervisor, forever
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+
+__all__ = ["HttpServer", "Limits", "PeerCertificate", "Request", "Response", "StreamResponse"]
+
+log = Logger("http")
+
+SWEEP_EVERY_S = 1.0
+WRITE_HIGH_BYTES = 256 * 1024
+
+
+@dataclass(slots=True)
+class Response(Reply):
+    """A whole answer. ``body`` is compressed on the way out when it is large and the client accepts gzip."""
+
+    body: bytes = b""
+
+
+@dataclass(slots=True)
+class StreamResponse(Reply):
+    """An answer in pieces, each written at once. The iterator is closed when the client goes or is too slow."""
+
+    chunks: AsyncIterator[bytes] | None = None
+
+
+Handler = Callable[[Request], Awaitable[Response | StreamResponse]]
+Refuse = Callable[[int, str], Response]
+
+
+class _Gone(Exception):
+    """The client left while we were answering."""
+
+
+def plain_refusal(status: int, message: str) -> Response:
+    """Answer a request that never reached the handler with one line of text."""
+    return Response(status, "text/plain; charset=utf-8", body=message.encode() + b"\n")
+
+
+class HttpServer:
+    """Listen and serve. ``refuse(status, message)`` shapes the answers to requests that never reach the handler."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits | None = None,
+        *,
+        clock: Clock,
+        refuse: Refuse = plain_refusal,
+        metrics: Metrics | None = None,
+        name: str = "http",
+    ) -> None:
+        self.handler = handler
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.refuse = refuse
+        self.name = name
+        self.connections: set[Connection] = set()
+        metrics = metrics or Metrics()
+        self.refused = metrics.counter(
+            "skerry_http_refused_total",
+            "Requests and connections refused or cut, by server and reason",
+            ("server", "reason"),
+        )
+        metrics.gauge(f"skerry_{name}_connections", "Open HTTP connections", source=lambda: len(self.connections))
+        self.tasks = Supervisor(clock)
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> int:
+        """Listen and return the bound port. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
+        if ssl_context is not None:
+            tls = {"ssl": ssl_context, "ssl_handshake_timeout": self.limits.head_timeout_s, "ssl_shutdown_timeout": 2.0}
+        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024, **tls)
+        self.tasks.spawn(
+            forever(self.sweep, every_s=SWEEP_EVERY_S, clock=self.clock, name=self.name), f"{self.name}-sweep"
+        )
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening, let requests in progress finish for a moment, cut the rest."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for connection in list(self.connections):
+            connection.shut()
+        busy = [c.task for c in self.connections if c.task is not None and not c.task.done()]
+        if busy:
+            await asyncio.wait(busy, timeout=self.limits.close_grace_s)
+        for connection in list(self.connections):
+            connection.transport.abort()
+        await self.tasks.close()
+
+    async def sweep(self) -> None:
+        """Cut every connection that is past its deadline: one timer for all instead of one each."""
+        now_s = self.clock.now_s()
+        for connection in list(self.connections):
+            if now_s > connection.deadline_s:
+                connection.expired()
+
+    def count(self, reason: str) -> None:
+        self.refused.inc(self.name, reason)
+
+
+class Connection(asyncio.Protocol):
+    """One client. Reads are parsed as they come; answers are written by this connection's own task."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self.server = server
+        self.limits = server.limits
+        self.task: asyncio.Task[None] | None = None
+        self.deadline_s = float("inf")
+        self._parser = RequestParser(server.limits, self._on_request, self._on_head)
+        self._queue: deque[Request] = deque()
+        self._stage = "idle"  # idle, handling, streaming: decides what a lost connection cancels
+        self._wake: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._write_paused = False
+        self._reading_paused = False
+        self._continue_due = False
+        self._closing = False  # nothing more is parsed; the connection ends when the queue is empty
+        self._refusal: Response | None = None  # the connection's last answer; what still comes is thrown away
+        self._gone = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        if len(self.server.connections) >= self.limits.max_connections:
+            self.server.count("too_many_connections")
+            transport.abort()
+            return
+        self.server.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        self._parser.peer_host = str(peer[0]) if peer else ""
+        self._parser.certificate = _peer_certificate(transport.get_extra_info("ssl_object"))
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self._expire_in(self.limits.head_timeout_s)
+        self.task = self.server.tasks.spawn(self._serve(), f"{self.server.name}-connection")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc  # how a client leaves is its own business
+        self.server.connections.discard(self)
+        self._gone = True
+        _wake(self._drained)
+        if self.task is not None and self._stage != "handling":
+            self.task.cancel()
+
+    def eof_received(self) -> bool:
+        self._closing = True
+        return self._stage == "handling"  # a client that half-closes still gets the answer it waits for
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None or self._closing:
+            return
+        if not self._parser.started and not self._busy():
+            self._expire_in(self.limits.head_timeout_s)
+        try:
+            self._parser.feed(data)
+        except Refused as refusal:
+            self._refuse(refusal)
+        self._closing = self._closing or self._parser.upgrade_asked
+        if len(self._queue) >= self.limits.max_pipelined and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._expire_in(self.limits.write_timeout_s)
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self.deadline_s = float("inf")
+        _wake(self._drained)
+
+    # What the parser finds
+
+    def _on_head(self, expectation: str | None) -> None:
+        if self._busy():
+            # An answer is being written; 100 Continue must not land inside it.
+            self._continue_due = expectation is not None
+            return
+        self._expire_in(self.limits.body_timeout_s)
+        if expectation is not None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _on_request(self, request: Request) -> None:
+        if len(self._queue) >= 4 * self.limits.max_pipelined:
+            raise Refused(429, f"more than {self.limits.max_pipelined} requests sent ahead", "pipelined")
+        self._queue.append(request)
+        self._continue_due = False
+        if not self._write_paused:
+            self.deadline_s = float("inf")
+        _wake(self._wake)
+
+    def _refuse(self, refusal: Refused) -> None:
+        self.server.count(refusal.reason)
+        self._refusal = self.server.refuse(refusal.status, refusal.message)
+        _wake(self._wake)
+
+    # Answers
+
+    async def _serve(self) -> None:
+        """Answer the queue in order until the connection ends."""
+        with contextlib.suppress(_Gone, ConnectionError):
+            while self._queue or not (self._closing or self._gone or self._refusal):
+                if not self._queue:
+                    self._wake = asyncio.get_running_loop().create_future()
+                    await self._wake
+                    continue
+                self._stage = "handling"
+                keep = await self._answer(self._queue.popleft())
+                self._stage = "idle"
+                if not keep:
+                    self._refusal = None
+                    break
+                if not self._queue:
+                    self._rest()
+        self._end()
+
+    async def _answer(self, request: Request) -> bool:
+        """Write the answer to ``request``; return whether the connection may carry another."""
+        response = await self._handle(request)
+        keep = request.keep_alive and not response.close
+        if isinstance(response, StreamResponse):
+            try:
+                return await self._stream(request, response, keep=keep)
+            finally:
+                await _close_iterator(response.chunks)
+        body, extra = await finish_body(self.limits, request.headers.get("accept-encoding", ""), response.body)
+        if self._gone:
+            raise _Gone
+        head = encode_head(response, self.server.clock, keep=keep, length=len(body), extra=extra)
+        self.transport.write(head if request.method == "HEAD" else head + body)
+        await self._drain()
+        return keep
+
+    async def _handle(self, request: Request) -> Response | StreamResponse:
+        try:
+            async with asyncio.timeout(self.limits.handler_timeout_s):
+                return await self.server.handler(request)
+        except TimeoutError:
+            self.server.count("handler_timeout")
+            return self.server.refuse(504, "the request took too long")
+        except Exception:
+            log.exception("a request failed", server=self.server.name, method=request.method, path=request.path)
+            self.server.count("failed")
+            return self.server.refuse(500, "an internal error occurred; the server's log has it")
+
+    async def _stream(self, request: Request, response: StreamResponse, *, keep: bool) -> bool:
+        chunked = request.version == "1.1"
+        if self._gone:
+            raise _Gone
+        self._stage = "streaming"
+        self.transport.write(encode_head(response, self.server.clock, keep=keep and chunked, chunked=chunked))
+        if request.method == "HEAD" or response.chunks is None:
+            return False
+        try:
+            async for piece in response.chunks:
+                self.transport.write(encode_chunk(piece) if chunked else piece)
+                await self._drain()
+        except _Gone:
+            raise
+        except Exception as error:
+            # The head is out: only a cut tells the client honestly that the answer is not whole.
+            log.exception("a stream failed", server=self.server.name, path=request.path)
+            self.server.count("failed")
+            self.transport.abort()
+            raise _Gone from error
+        if chunked:
+            self.transport.write(FINAL_CHUNK)
+        await self._drain()
+        return keep and chunked
+
+    async def _drain(self) -> None:
+        if self._write_paused and not self._gone:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+        if self._gone:
+            raise _Gone
+
+    def _rest(self) -> None:
+        """Nothing is waiting: read on, and give the client its time for the next request."""
+        self._expire_in(self.limits.head_timeout_s if self._parser.started else self.limits.idle_timeout_s)
+        if self._continue_due:
+            self._continue_due = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def _end(self) -> None:
+        if self._gone:
+            return
+        if self._refusal is None:
+            self.transport.close()
+            return
+        body = self._refusal.body
+        self.transport.write(encode_head(self._refusal, self.server.clock, keep=False, length=len(body)) + body)
+        # Closing at once would reset the connection under a client that still sends, and it would never see why.
+        self._expire_in(self.limits.linger_s)
+
+    # Ends
+
+    def shut(self) -> None:
+        """The server closes: cut what is idle or endless, let a request in progress finish."""
+        self._closing = True
+        if self._stage == "handling":
+            return
+        if self.task is not None:
+            self.task.cancel()
+        self.transport.close()
+
+    def expired(self) -> None:
+        """The deadline has passed: say why where the client may still listen, then cut."""
+        if self._refusal is None and not self._write_paused and self._parser.started and not self._busy():
+            self._refuse(Refused(408, "the request did not arrive in time", "slow_sender"))
+            self._expire_in(self.limits.linger_s)
+            return
+        if self._write_paused:
+            self.server.count("slow_reader")
+        self.transport.abort()
+
+    def _busy(self) -> bool:
+        return self._stage != "idle" or bool(self._queue)
+
+    def _expire_in(self, delay_s: float) -> None:
+        self.deadline_s = self.server.clock.now_s() + delay_s
+
+
+def _wake(waiting: "asyncio.Future[None] | None") -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
+
+
+async def _close_iterator(chunks: AsyncIterator[bytes] | None) -> None:
+    close = getattr(chunks, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def _peer_certificate(tls: ssl.SSLObject | None) -> PeerCertificate | None:
+    """Read the verified certificate; one that the context did not verify is never reported by ``ssl``."""
+    found: dict[str, Any] | None = tls.getpeercert() if tls is not None else None
+    if not found:
+        return None
+    names = [(key, value) for group in found.get("subject", ()) for key, value in group]
+    return PeerCertificate(
+        common_name=next((v for k, v in names if k == "commonName"), ""),
+        organizations=tuple(v for k, v in names if k == "organizationName"),
+        serial=str(found.get("serialNumber", "")),
+        not_after_s=ssl.cert_time_to_seconds(str(found["notAfter"])),
+    )
