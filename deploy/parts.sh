@@ -23,5 +23,7 @@ had_policy=0; [ -e /usr/sbin/policy-rc.d ] && had_policy=1
 [ "$had_policy" = 1 ] || mv /usr/sbin/policy-rc.d.skerry /usr/sbin/policy-rc.d
 cleanup() { [ "$had_policy" = 1 ] || rm -f /usr/sbin/policy-rc.d; rm -f /usr/sbin/policy-rc.d.skerry; }
 trap cleanup EXIT
-apt-get update -qq >/dev/null
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+log="$(mktemp)"
+{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 \
+  || { cat "$log" >&2; exit 1; }
+rm -f "$log"

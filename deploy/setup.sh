@@ -18,7 +18,10 @@ if [ ! -x .venv/bin/pip ]; then
   if ! "$python" -c 'import ensurepip' 2>/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       echo "setup: installing python3-venv, which Debian keeps apart from Python"
-      apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null
+      log="$(mktemp)"
+      { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; } >"$log" 2>&1 \
+        || { cat "$log" >&2; exit 1; }
+      rm -f "$log"
     else
       echo "setup: this Python has no venv module: run 'sudo apt-get install python3-venv', then the same command again" >&2
       exit 1

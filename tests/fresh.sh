@@ -10,14 +10,15 @@ root="$(mktemp -d "${TMPDIR:-/tmp}/skerry-fresh.XXXXXX")"
 mounts=()
 cleanup() {
   for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do umount -l "${mounts[i]}" 2>/dev/null || true; done
-  if mount | grep -q "$root"; then echo "test-fresh: $root still holds a mount; not removed" >&2; else rm -rf "$root"; fi
+  if mount | grep -q "$root"; then echo "test-fresh: $root still holds a mount; not removed" >&2; else rm -rf "$root" "$root.log"; fi
 }
 trap cleanup EXIT INT TERM
 
-mirror="$(awk '/^deb /{for(i=2;i<=NF;i++) if ($i ~ /:\/\//) {print $i; exit}} /^URIs:/{print $2; exit}' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1)"
+mirror="$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null \
+  | awk '/^deb /{for (i = 2; i <= NF; i++) if ($i ~ /:\/\//) {print $i; exit}} /^URIs:/{print $2; exit}' || true)"
 echo "test-fresh: building a Debian 12 root"
 [ ! -d /etc/ssl/certs ] || export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
-debootstrap --variant=minbase --include=python3,python3-venv,git,make,ca-certificates,iproute2 bookworm "$root" "${mirror:-}" >"$root.log" 2>&1 \
+debootstrap --variant=minbase --include=python3,git,make,ca-certificates bookworm "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 \
   || { tail -n 20 "$root.log" >&2; exit 1; }
 rm -f "$root.log"
 
@@ -26,6 +27,7 @@ copy() { # path: the same place inside
   mkdir -p "$root$(dirname "$1")"
   cp -aL "$1" "$root$(dirname "$1")/" 2>/dev/null || true
 }
+rm -f "$root/etc/apt/sources.list"  # the host's own list takes its place
 for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d /etc/apt/keyrings /usr/share/keyrings /etc/apt/trusted.gpg.d \
   /etc/apt/auth.conf.d /etc/pip.conf /etc/xdg/pip /etc/npmrc /usr/local/etc/npmrc /root/.npmrc /root/.config/pip /root/.pip /etc/ssl/certs \
   /usr/local/share/ca-certificates /etc/resolv.conf /etc/hosts; do copy "$path"; done

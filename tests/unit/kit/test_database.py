@@ -43,9 +43,7 @@ async def test_a_returned_transaction_is_visible_to_another_connection(db: Datab
 
 
 async def test_waiting_transactions_share_commits(db: Database) -> None:
-    await asyncio.gather(
-        *(db.tx(lambda tx, k=k: tx.execute("INSERT INTO t VALUES (?, 'v')", (k,))) for k in range(500))
-    )
+    await asyncio.gather(*(db.tx(insert(k)) for k in range(500)))
 
     assert db.read(count) == 500
     assert db.commits < 250
