@@ -139,7 +139,7 @@ def is_loopback(host: str) -> bool:
 
 def _check(settings: Settings) -> None:
     if settings.node and not is_node_name(settings.node):
-        raise UsageError(f"settings: node {settings.node!r} is no DNS-1123 label (a-z, 0-9, '-', at most 63)")
+        raise UsageError(f"settings: node {settings.node!r} is no DNS-1123 label (a-z, 0-9, '-', at most 52)")
     for text in settings.node_options.labels:
         if "=" not in text:
             raise UsageError(f"settings: node_options.labels: {text!r} is not key=value")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from proto.kit.errors import MalformedMessage
 
 NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-MAX_NODE_NAME = 63  # one topic level and one certificate CN; longer DNS names are refused at join
+MAX_NODE_NAME = 52  # a common name holds 64 characters (RFC 5280 ub-common-name), `system:node:` takes 12 of them
 
 
 class ObjectKey(NamedTuple):

@@ -67,8 +67,8 @@ def test_a_bad_object_key_is_malformed(text: str) -> None:
     ("name", "good"),
     [
         ("gw-1", True),
-        ("a" * 63, True),
-        ("a" * 64, False),
+        ("a" * 52, True),
+        ("a" * 53, False),
         ("GW", False),
         ("-a", False),
         ("a/b", False),
