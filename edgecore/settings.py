@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from proto.kit import settings as kit
 from proto.kit.errors import UsageError
+from proto.link.settings import LinkSettings
 from proto.names import is_node_name
 
 FILE_NAME = "edge.yaml"
@@ -27,24 +28,6 @@ class Cloud(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker: Annotated[str, Meta(description="MQTT broker of the cloud, mqtts://HOST:8883")] = ""
     join: Annotated[str, Meta(description="join and renewal endpoint of cloudcore, https://HOST:10002")] = ""
     server_name: Annotated[str, Meta(description="name that the cloud's certificates must carry")] = SERVER_NAME
-
-
-class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The connection to the cloud and what is kept while it is away."""
-
-    keep_alive_s: Annotated[
-        int, Meta(ge=1, le=3600, description="seconds; a dead link is noticed after 1.5 of them")
-    ] = 30
-    quota_bytes: Annotated[int, Meta(ge=1 << 20, description="bytes of messages kept for the cloud")] = 512 << 20
-    quota_age_s: Annotated[int, Meta(ge=60, description="seconds that a message waits for the cloud at most")] = (
-        30 * 86400
-    )
-    reserve_bytes: Annotated[int, Meta(ge=0, description="bytes of disk held back, so that a full disk can drain")] = (
-        8 << 20
-    )
-    backoff_cap_s: Annotated[
-        float, Meta(gt=0, le=3600, description="seconds; longest wait between two attempts to connect")
-    ] = 5.0
 
 
 class DeviceBroker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     node: Annotated[str, Meta(description="name of this node; written by join")] = ""
     cloud: Cloud = Cloud()
-    link: Link = Link()
+    link: LinkSettings = LinkSettings()
     device_broker: DeviceBroker = DeviceBroker()
     devices: Devices = Devices()
     api: Api = Api()

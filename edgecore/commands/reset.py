@@ -1,0 +1,39 @@
+"""``edgecore reset``: forget identity and state. Keeps a quarantine copy unless ``--purge``; safe to repeat."""
+
+import argparse
+import sys
+
+from edgecore.commands import as_json, data_dir_of
+from edgecore.reset import plan, reset
+from proto.kit.clock import SystemClock
+from proto.kit.errors import UsageError
+
+
+def run(args: argparse.Namespace) -> int:
+    directory = data_dir_of(args)
+    found = plan(directory)
+    if found and not args.yes:
+        _ask([str(path) for path in found], purge=args.purge)
+    done = reset(directory, purge=args.purge, clock=SystemClock())
+    if args.output == "json":
+        print(as_json(done))
+    elif not done["removed"]:
+        print(f"nothing to reset in {directory.path}")
+    else:
+        kept = f"; a copy is in {done['quarantine']}" if done["quarantine"] else ""
+        print(
+            f"reset {directory.path}: {len(done['removed'])} files removed{kept}\nnext: edgecore join --cloud URL --token TOKEN --node NAME --data-dir {directory.path}"
+        )
+    return 0
+
+
+def _ask(paths: list[str], *, purge: bool) -> None:
+    """Raises UsageError unless a person types yes."""
+    print(
+        "\n".join(["This node forgets its identity and everything not yet sent to the cloud:", *paths]), file=sys.stderr
+    )
+    question = "Delete them for good? [yes/no] " if purge else "Move them to a quarantine folder? [yes/no] "
+    if not sys.stdin.isatty():
+        raise UsageError("nobody to ask: add --yes")
+    if input(question).strip().lower() not in {"y", "yes"}:
+        raise UsageError("nothing was changed")

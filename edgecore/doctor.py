@@ -1,0 +1,332 @@
+"""The doctor: every check has a name, a level, one sentence and the next command to type. It changes nothing."""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from edgecore import certificate
+from edgecore.data_dir import DataDir, Running
+from edgecore.reach import Reach
+from edgecore.settings import Settings
+from proto.kit.database import DatabaseDamaged, connect, quick_check
+from proto.kit.errors import SkerryError
+
+Level = Literal["OK", "Warning", "Error"]
+DAYS_WARNING = 14.0  # renewal starts at 70 % of life: with 14 days left it has failed for long
+CLOCK_SLACK = timedelta(minutes=5)
+DISK_ERROR_BYTES = 16 << 20  # below it SQLite cannot commit a burst
+BACKLOG_WARNING_RATIO = 0.8
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One verdict. ``next`` is the command to type, "" when nothing is to be done."""
+
+    name: str
+    level: Level
+    message: str
+    next: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What the checks look at. ``live`` is the running daemon's own status, None when it does not answer."""
+
+    directory: DataDir
+    settings: Settings | None
+    settings_error: str
+    running: Running | None
+    live: dict[str, Any] | None
+    now: datetime
+    pending: dict[str, Any] | None = None
+
+    @property
+    def flag(self) -> str:
+        return f"--data-dir {self.directory.path}"
+
+
+def examine(patient: Patient) -> list[Check]:
+    """Run every check that makes sense, in the order in which a person would mend things."""
+    checks: list[Callable[[Patient], list[Check]]] = [
+        check_data_dir,
+        check_settings,
+        check_disk,
+        check_database,
+        check_identity,
+        check_clock,
+        check_cloud,
+        check_ports,
+        check_link,
+        check_backlog,
+    ]
+    return [verdict for check in checks for verdict in check(patient)]
+
+
+def check_data_dir(patient: Patient) -> list[Check]:
+    name, path = "data directory", patient.directory.path
+    if not path.is_dir():
+        return [
+            Check(
+                name,
+                "Error",
+                f"{path} does not exist",
+                f"edgecore join --cloud URL --token TOKEN --node NAME {patient.flag}",
+            )
+        ]
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        return [
+            Check(name, "Error", f"{path} cannot be read and written by this user", f"sudo chown -R $(id -u) {path}")
+        ]
+    key = patient.directory.key
+    for file in (path, key):
+        if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
+            wanted = "700" if file.is_dir() else "600"
+            level: Level = "Error" if file == key else "Warning"
+            return [Check(name, level, f"{file} is open to other users", f"chmod {wanted} {file}")]
+    return [Check(name, "OK", str(path))]
+
+
+def check_settings(patient: Patient) -> list[Check]:
+    if patient.settings is None:
+        return [Check("settings", "Error", patient.settings_error, f"edgecore run --print-settings {patient.flag}")]
+    return [Check("settings", "OK", "every key is known and valid")]
+
+
+def check_disk(patient: Patient) -> list[Check]:
+    try:
+        usage = os.statvfs(patient.directory.path)
+    except OSError:
+        return []
+    free = usage.f_bavail * usage.f_frsize
+    low = patient.settings.node_options.disk_low_bytes if patient.settings else DISK_ERROR_BYTES
+    text = f"{free >> 20} MiB free"
+    if free < DISK_ERROR_BYTES:
+        return [
+            Check(
+                "disk space",
+                "Error",
+                f"{text}: nothing more can be acknowledged",
+                f"du -xh --max-depth=2 {patient.directory.path} / | sort -h | tail",
+            )
+        ]
+    if free < low:
+        return [
+            Check(
+                "disk space",
+                "Warning",
+                f"{text}, less than node_options.disk_low_bytes",
+                "du -xh --max-depth=2 / | sort -h | tail",
+            )
+        ]
+    quota = patient.settings.link.message_quota_bytes if patient.settings else 0
+    if free < quota:
+        return [
+            Check(
+                "disk space",
+                "Warning",
+                f"{text}, less than link.message_quota_bytes ({quota >> 20} MiB) may need during a long outage",
+                f"edgecore run --print-settings {patient.flag}",
+            )
+        ]
+    return [Check("disk space", "OK", text)]
+
+
+def check_database(patient: Patient) -> list[Check]:
+    name, path = "database", patient.directory.database
+    if not path.exists():
+        return [Check(name, "OK", "not made yet; the daemon makes it at its first start")]
+    try:
+        with closing(connect(path, read_only=True)) as conn:
+            quick_check(conn, path)
+    except DatabaseDamaged as error:
+        return [Check(name, "Error", str(error), f"edgecore reset {patient.flag}")]
+    except (SkerryError, OSError) as error:
+        return [Check(name, "Error", str(error), f"ls -l {path}")]
+    return [Check(name, "OK", f"quick_check of {path.name} is ok")]
+
+
+def check_identity(patient: Patient) -> list[Check]:
+    name, directory = "certificate", patient.directory
+    again = f"edgecore join --cloud URL --token TOKEN --node NAME {patient.flag}"
+    if not directory.joined():
+        return [Check(name, "Error", "this node has not joined a cloud", again)]
+    try:
+        found = certificate.read(directory.certificate)
+    except certificate.BadCertificate as error:
+        return [Check(name, "Error", str(error), again)]
+    left = found.days_left(patient.now)
+    out = []
+    if left <= 0:
+        out.append(Check(name, "Error", f"expired at {found.not_after:%Y-%m-%d %H:%M} UTC", again))
+    elif left < DAYS_WARNING and left < (found.not_after - found.not_before).total_seconds() / 86400 * 0.1:
+        out.append(
+            Check(name, "Warning", f"{left:.1f} days left: renewal does not succeed", f"edgecore status {patient.flag}")
+        )
+    else:
+        out.append(Check(name, "OK", f"{found.common_name}, {left:.1f} days left"))
+    if left > 0 and found.not_before <= patient.now:
+        out.append(_check_ca(patient, again))
+    return out
+
+
+def _check_ca(patient: Patient, again: str) -> Check:
+    directory = patient.directory
+    try:
+        certificate.verify(directory.certificate, directory.key, directory.ca)
+    except certificate.BadCertificate as error:
+        return Check("CA", "Error", f"node certificate, key and CA do not fit together: {error}", again)
+    return Check("CA", "OK", "node certificate, key and CA fit together")
+
+
+def check_clock(patient: Patient) -> list[Check]:
+    name, now, mend = "clock", patient.now, "timedatectl set-ntp true"
+    found = certificate.try_read(patient.directory.certificate)
+    if found is not None and now < found.not_before:
+        return [
+            Check(
+                name,
+                "Error",
+                f"{now:%Y-%m-%d %H:%M} UTC is before the certificate begins ({found.not_before:%Y-%m-%d %H:%M}): the clock is behind",
+                mend,
+            )
+        ]
+    newest = _newest_file(patient.directory)
+    if newest is not None and newest - now > CLOCK_SLACK:
+        return [
+            Check(
+                name,
+                "Error",
+                f"{now:%Y-%m-%d %H:%M} UTC is before our own last write ({newest:%Y-%m-%d %H:%M}): the clock is behind",
+                mend,
+            )
+        ]
+    return [Check(name, "OK", f"{now:%Y-%m-%d %H:%M:%S} UTC")]
+
+
+def _newest_file(directory: DataDir) -> datetime | None:
+    stamps = [
+        file.stat().st_mtime
+        for file in (directory.database, directory.settings, directory.certificate)
+        if file.exists()
+    ]
+    return datetime.fromtimestamp(max(stamps), UTC) if stamps else None
+
+
+def check_cloud(patient: Patient) -> list[Check]:
+    """DNS, TCP, TLS with the server name, and what the broker answers to CONNECT."""
+    settings = patient.settings
+    if settings is None:
+        return []
+    if not settings.cloud.broker:
+        return [
+            Check(
+                "cloud address",
+                "Error",
+                "cloud.broker is not set",
+                f"edgecore join --cloud URL --token TOKEN --node NAME {patient.flag}",
+            )
+        ]
+    return [Check(*verdict) for verdict in Reach(patient.directory, settings, connected=_connected(patient)).look()]
+
+
+def _connected(patient: Patient) -> bool:
+    return bool(patient.live and patient.live.get("link", {}).get("connected"))
+
+
+def check_ports(patient: Patient) -> list[Check]:
+    settings = patient.settings
+    if settings is None:
+        return []
+    if patient.running is not None:
+        if patient.live is None:
+            return [
+                Check(
+                    "daemon",
+                    "Warning",
+                    f"pid {patient.running.pid} holds the data directory but does not answer",
+                    "journalctl -u edgecore -n 50",
+                )
+            ]
+        return [Check("daemon", "OK", f"runs as pid {patient.running.pid}")]
+    out = [Check("daemon", "Warning", "is not running", "systemctl start edgecore")]
+    wanted = [("port of health and metrics", "api.port", settings.api.host, settings.api.port)]
+    if not settings.device_broker.url:
+        wanted.append(
+            (
+                "port of the device broker",
+                "device_broker.port",
+                settings.device_broker.host,
+                settings.device_broker.port,
+            )
+        )
+    return out + [_check_port(*each, patient) for each in wanted]
+
+
+def _check_port(name: str, key: str, host: str, port: int, patient: Patient) -> Check:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        sentence = "is taken by another process" if taken else f"cannot be used ({error.strerror})"
+        return Check(
+            name,
+            "Error",
+            f"{host}:{port} {sentence}",
+            f"ss -ltnp 'sport = :{port}'  # or: edgecore run {patient.flag} --set {key}=PORT",
+        )
+    return Check(name, "OK", f"{host}:{port} is free")
+
+
+def check_link(patient: Patient) -> list[Check]:
+    link = (patient.live or {}).get("link") or patient.pending or {}
+    if link.get("fenced"):
+        return [
+            Check(
+                "fenced",
+                "Error",
+                "another machine uses this node's identity, or this disk is an old copy: the cloud refuses it",
+                f"edgecore reset {patient.flag}  # then join again",
+            )
+        ]
+    if patient.live is None:
+        return []
+    if link.get("connected"):
+        return [Check("cloud link", "OK", f"connected since {link.get('since')}, epoch {link.get('epoch')}")]
+    return [
+        Check(
+            "cloud link",
+            "Warning",
+            f"offline: {link.get('last_error') or 'no reason known'}",
+            f"edgecore status {patient.flag}",
+        )
+    ]
+
+
+def check_backlog(patient: Patient) -> list[Check]:
+    link = (patient.live or {}).get("link") or patient.pending
+    if not link or patient.settings is None:
+        return []
+    used, quota = int(link.get("pending_bytes", 0)), patient.settings.link.message_quota_bytes
+    text = (
+        f"{link.get('pending_messages', 0)} messages, {link.get('pending_states', 0)} states, {used} bytes of {quota}"
+    )
+    if used > quota * BACKLOG_WARNING_RATIO:
+        return [
+            Check(
+                "outbox",
+                "Warning",
+                f"{text}: the oldest or least important will be dropped (and counted) soon",
+                "edgecore run --set link.message_quota_bytes=…",
+            )
+        ]
+    return [Check("outbox", "OK", text)]

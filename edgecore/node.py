@@ -1,0 +1,216 @@
+"""This gateway as a Node: its status (state lane, on change only), its registration and its lease (message lane).
+
+Reads the machine and the link. The only writer of the status of ``core/nodes/-/NAME``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgecore import machine
+from edgecore.machine import Facts
+from edgecore.settings import NodeOptions
+from proto.kit import canonical
+from proto.kit.clock import Clock, rfc3339
+from proto.kit.database import Database, Tx
+from proto.kit.log import Logger
+from proto.kit.version import VERSION
+from proto.names import ObjectKey
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS node_status (
+  id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL, core BLOB NOT NULL, body BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS node_registered (
+  id INTEGER PRIMARY KEY CHECK (id = 1), digest BLOB NOT NULL, epoch INTEGER NOT NULL
+);
+"""
+MEMORY_STEP_BYTES = 1 << 20  # capacity is rounded down, so that a kernel's rounding is no change
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+
+log = Logger("node")
+
+
+class Outbox(Protocol):
+    """What this room needs of the link's outbox."""
+
+    def put_state(self, tx: Tx, key: str, body: bytes) -> Any: ...
+    def put_message(self, tx: Tx, kind: str, body: bytes) -> Any: ...
+
+
+def key_of(name: str) -> str:
+    """The key of the Node ``name``."""
+    return str(ObjectKey("", "nodes", "", name))
+
+
+def node_object(name: str, facts: Facts, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The Node as it registers itself: no status, no spec that the cloud would have to keep."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "labels": {
+                HOSTNAME_LABEL: name,
+                "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": facts.architecture,
+                "node-role.kubernetes.io/edge": "",
+                **labels,
+            },
+        },
+        "spec": {},
+    }
+
+
+def conditions(facts: Facts, options: NodeOptions) -> list[dict[str, str]]:
+    """The Node's conditions without times, in a fixed order."""
+    disk_low = facts.disk_free_bytes < options.disk_low_bytes
+    memory_low = facts.memory_free_bytes < options.memory_low_bytes
+    return [
+        _condition(
+            "MemoryPressure",
+            memory_low,
+            ("EdgeHasInsufficientMemory", f"less than {options.memory_low_bytes} bytes of memory are free"),
+            ("EdgeHasSufficientMemory", "enough memory is free"),
+        ),
+        _condition(
+            "DiskPressure",
+            disk_low,
+            ("EdgeHasDiskPressure", f"less than {options.disk_low_bytes} bytes of disk are free"),
+            ("EdgeHasNoDiskPressure", "enough disk is free"),
+        ),
+        _condition("PIDPressure", False, ("", ""), ("EdgeHasSufficientPID", "enough process ids are free")),
+        _condition("Ready", True, ("EdgeReady", "edgecore is serving"), ("", "")),
+    ]
+
+
+def status(name: str, facts: Facts, options: NodeOptions) -> dict[str, Any]:
+    """The Node's status without times: equal means nothing to tell (observe)."""
+    memory = facts.memory_bytes // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES
+    capacity = {
+        "cpu": str(facts.cpus),
+        "memory": f"{memory // 1024}Ki",
+        "ephemeral-storage": f"{facts.disk_bytes // 1024}Ki",
+        "pods": "0",
+    }
+    return {
+        "addresses": [
+            {"type": "InternalIP", "address": options.address or facts.address},
+            {"type": "Hostname", "address": name},
+        ],
+        "allocatable": capacity,
+        "capacity": capacity,
+        "conditions": conditions(facts, options),
+        "nodeInfo": {
+            "architecture": facts.architecture,
+            "bootID": facts.boot_id,
+            "containerRuntimeVersion": "none://",
+            "kernelVersion": facts.kernel,
+            "kubeProxyVersion": "",
+            "kubeletVersion": f"v{VERSION}",
+            "machineID": facts.machine_id,
+            "operatingSystem": "linux",
+            "osImage": facts.os_image,
+            "systemUUID": facts.machine_id,
+        },
+    }
+
+
+def timed(core: dict[str, Any], before: dict[str, Any], now: str) -> dict[str, Any]:
+    """``core`` with heartbeat and transition times; a condition whose status stays keeps its transition time."""
+    old = {item["type"]: item for item in before.get("conditions", [])}
+    out = []
+    for item in core["conditions"]:
+        known = old.get(item["type"])
+        same = known is not None and known.get("status") == item["status"]
+        since = known["lastTransitionTime"] if known is not None and same else now
+        out.append({**item, "lastHeartbeatTime": now, "lastTransitionTime": since})
+    return {**core, "conditions": out}
+
+
+class NodeStatus:
+    """Keeps the Node's status, registration and lease on their way to the cloud."""
+
+    def __init__(
+        self,
+        name: str,
+        db: Database,
+        outbox: Outbox,
+        options: NodeOptions,
+        *,
+        disk: Path,
+        cloud_host: str,
+        clock: Clock,
+    ) -> None:
+        self.name = name
+        self._db = db
+        self._outbox = outbox
+        self._options = options
+        self._labels = dict(text.split("=", 1) for text in options.labels)
+        self._disk = disk
+        self._cloud_host = cloud_host
+        self._clock = clock
+        row = db.read(lambda conn: conn.execute("SELECT version, core, body FROM node_status").fetchone())
+        self._version: int = row[0] if row else 0
+        self._core: bytes = row[1] if row else b""
+        self._body: bytes = row[2] if row else b""
+        mark = db.read(lambda conn: conn.execute("SELECT digest FROM node_registered").fetchone())
+        self._registered: bytes = mark[0] if mark else b""
+        self.facts = self._look()
+
+    @property
+    def body(self) -> bytes:
+        """The status body last put into the outbox; empty before the first."""
+        return self._body
+
+    def _look(self) -> Facts:
+        return machine.observe(self._disk, self._cloud_host)
+
+    async def refresh(self) -> bool:
+        """Look at the machine; put a new status into the outbox when it differs. Returns whether it did."""
+        self.facts = self._look()
+        core = status(self.name, self.facts, self._options)
+        encoded = canonical.encode(core)
+        if encoded == self._core:
+            return False
+        before = canonical.decode(self._body)["status"] if self._body else {}
+        version = self._version + 1
+        shown = timed(core, before, rfc3339(self._clock.wall()))
+        body = canonical.encode({"uid": "", "version": version, "status": shown})
+
+        def write(tx: Tx) -> None:
+            tx.execute(
+                "INSERT INTO node_status (id, version, core, body) VALUES (1, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+                " SET version = excluded.version, core = excluded.core, body = excluded.body",
+                (version, encoded, body),
+            )
+            self._outbox.put_state(tx, key_of(self.name), body)
+
+        await self._db.tx(write)
+        self._version, self._core, self._body = version, encoded, body
+        return True
+
+    async def register(self, *, known_to_cloud: bool) -> bool:
+        """Tell the cloud who this is, once per content, and again while the cloud does not know this Node."""
+        node = node_object(self.name, self.facts, self._labels)
+        mark = canonical.digest(node)
+        if known_to_cloud and mark == self._registered:
+            return False
+
+        def write(tx: Tx) -> None:
+            tx.execute("INSERT OR REPLACE INTO node_registered (id, digest, epoch) VALUES (1, ?, 0)", (mark,))
+            self._outbox.put_message(tx, "register", canonical.encode(node))
+
+        await self._db.tx(write)
+        self._registered = mark
+        log.info("registration queued", node=self.name)
+        return True
+
+    async def lease(self) -> None:
+        """Put one lease message into the outbox."""
+        await self._db.tx(lambda tx: self._outbox.put_message(tx, "lease", b"{}"))
+
+
+def _condition(kind: str, true: bool, when_true: tuple[str, str], when_false: tuple[str, str]) -> dict[str, str]:
+    reason, message = when_true if true else when_false
+    return {"type": kind, "status": "True" if true else "False", "reason": reason, "message": message}

@@ -1,0 +1,42 @@
+"""What a stopped daemon left on disk, read without writing: for the commands."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, TypeVar
+
+import msgspec
+
+from edgecore.data_dir import DataDir
+from kubeapi.resources import Resource
+from proto.kit.database import connect
+from proto.kit.errors import SkerryError
+
+T = TypeVar("T")
+NEWEST = """
+SELECT body FROM kube_log WHERE revision IN
+  (SELECT max(revision) FROM kube_log WHERE resource = ? GROUP BY namespace, name)
+  AND deleted = 0 ORDER BY namespace, name
+"""
+
+
+def read(directory: DataDir, fn: Callable[[sqlite3.Connection], T]) -> T | None:
+    """Run ``fn`` on a read-only connection; None when there is no database, or none that can be read."""
+    if not directory.database.exists():
+        return None
+    try:
+        with closing(connect(directory.database, read_only=True)) as conn:
+            return fn(conn)
+    except (SkerryError, sqlite3.Error):
+        return None
+
+
+def objects(directory: DataDir, resource: Resource) -> list[dict[str, Any]]:
+    """The newest committed objects of ``resource`` in (namespace, name) order."""
+    rows = read(directory, lambda conn: conn.execute(NEWEST, (resource.storage,)).fetchall())
+    return [msgspec.json.decode(body) for (body,) in rows or []]
+
+
+def link_summary(directory: DataDir) -> dict[str, Any] | None:
+    """What waits for the cloud, as the running daemon would say it; None when unknown."""
+    return None

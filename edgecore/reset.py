@@ -1,0 +1,71 @@
+"""Forget what a node was: its identity, settings of the join, and state."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgecore.data_dir import AlreadyRunning, DataDir, Lock
+from proto.kit.clock import Clock
+from proto.kit.errors import SkerryError
+
+QUARANTINE = "quarantine"
+
+
+def plan(directory: DataDir) -> list[Path]:
+    """What a reset would remove, sorted; empty when there is nothing."""
+    if not directory.path.is_dir():
+        return []
+    return sorted(path for path in _ours(directory) if path.exists())
+
+
+def reset(directory: DataDir, *, purge: bool, clock: Clock) -> dict[str, Any]:
+    """Remove identity and state.
+
+    Raises AlreadyRunning while the daemon runs.
+    """
+    found = plan(directory)
+    if not found:
+        return {"removed": [], "quarantine": ""}
+    lock = Lock(directory)
+    try:
+        lock.take()
+    except AlreadyRunning as error:
+        raise AlreadyRunning(f"{error}: systemctl stop edgecore") from error
+    try:
+        target = None if purge else _quarantine(directory, clock)
+        for path in found:
+            _remove(path, target)
+    except OSError as error:
+        raise SkerryError(f"reset of {directory.path} stopped: {error}; run it again") from error
+    finally:
+        lock.release()
+    return {"removed": [str(path) for path in found], "quarantine": str(target or "")}
+
+
+def _ours(directory: DataDir) -> list[Path]:
+    """Files that this program makes; a stranger's file in the directory is left alone."""
+    database = directory.database
+    sides = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    return [*sides, directory.settings, directory.reserve, directory.pki]
+
+
+def _quarantine(directory: DataDir, clock: Clock) -> Path:
+    base = directory.path / QUARANTINE
+    base.mkdir(mode=0o700, exist_ok=True)
+    stamp = clock.wall().strftime("%Y%m%dT%H%M%SZ")
+    for number in range(1000):
+        target = base / (f"{stamp}-{number}" if number else stamp)
+        if not target.exists():
+            target.mkdir(mode=0o700)
+            return target
+    raise SkerryError(f"{base} is full of copies: delete old ones")
+
+
+def _remove(path: Path, quarantine: Path | None) -> None:
+    if quarantine is not None:
+        os.rename(path, quarantine / path.name)  # noqa: PTH104  one file system: atomic, never a copy
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
