@@ -3,7 +3,7 @@
 Reads the machine and the link. The only writer of the status of ``core/nodes/-/NAME``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,8 +147,6 @@ class NodeStatus:
         self._outbox = outbox
         self._options = options
         self._labels = dict(text.split("=", 1) for text in options.labels)
-        self._disk = disk
-        self._cloud_host = cloud_host
         self._clock = clock
         row = db.read(lambda conn: conn.execute("SELECT version, core, body FROM node_status").fetchone())
         self._version: int = row[0] if row else 0
@@ -156,19 +154,17 @@ class NodeStatus:
         self._body: bytes = row[2] if row else b""
         mark = db.read(lambda conn: conn.execute("SELECT digest FROM node_registered").fetchone())
         self._registered: bytes = mark[0] if mark else b""
-        self.facts = self._look()
+        self.look: Callable[[], Facts] = lambda: machine.observe(disk, cloud_host)
+        self.facts = self.look()
 
     @property
     def body(self) -> bytes:
         """The status body last put into the outbox; empty before the first."""
         return self._body
 
-    def _look(self) -> Facts:
-        return machine.observe(self._disk, self._cloud_host)
-
     async def refresh(self) -> bool:
         """Look at the machine; put a new status into the outbox when it differs. Returns whether it did."""
-        self.facts = self._look()
+        self.facts = self.look()
         core = status(self.name, self.facts, self._options)
         encoded = canonical.encode(core)
         if encoded == self._core:
