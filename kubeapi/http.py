@@ -365,10 +365,11 @@ def _peer_certificate(tls: ssl.SSLObject | None) -> PeerCertificate | None:
     found: dict[str, Any] | None = tls.getpeercert() if tls is not None else None
     if not found:
         return None
-    names = [(key, value) for group in found.get("subject", ()) for key, value in group]
+    subject = [(key, value) for group in found.get("subject", ()) for key, value in group]
+    names = [value for key, value in subject if key == "commonName"]
     return PeerCertificate(
-        common_name=next((v for k, v in names if k == "commonName"), ""),
-        organizations=tuple(v for k, v in names if k == "organizationName"),
+        common_name=names[0] if len(names) == 1 else "",  # two names are nobody's
+        organizations=tuple(value for key, value in subject if key == "organizationName"),
         serial=str(found.get("serialNumber", "")),
         not_after_s=ssl.cert_time_to_seconds(str(found["notAfter"])),
     )
