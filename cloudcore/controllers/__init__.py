@@ -1,0 +1,1 @@
+"""Controllers: each writes what it declares, and nobody else does."""

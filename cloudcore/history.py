@@ -1,0 +1,203 @@
+"""Messages from the edges: device history above all. Rows and high-water mark commit in one transaction: exactly once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, delete, func, insert, select
+
+from cloudcore.link_log import get_mark, put_mark
+from cloudcore.sql import Sql
+from cloudcore.tables import DeviceReport, HistoryGap, PendingEffect
+from proto.kit.clock import Clock, wall_ms
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+from proto.link.replica import MessageRow
+
+EFFECTS = frozenset({"event", "register"})  # kinds whose work is done in the API, after the commit
+PRUNE_ROWS = 5_000  # per transaction, so that pruning never holds the writer for long
+HOUR_S = 3600.0
+log = Logger("history")
+
+_report: Any = DeviceReport.__table__  # type: ignore[attr-defined]
+_gap: Any = HistoryGap.__table__  # type: ignore[attr-defined]
+_effect: Any = PendingEffect.__table__  # type: ignore[attr-defined]
+
+_decoder = msgspec.json.Decoder(tuple[str, str, str, int, int, dict[str, Any]])
+COLUMNS = ("node", "incarnation", "seq", "namespace", "device", "uid", "at_ms", "version", "property", "value")
+_names = ", ".join(COLUMNS)
+SQLITE_INSERT = f"INSERT INTO device_report ({_names}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  constants
+# One statement for the whole batch: arrays in, rows out.
+PG_TYPES = ("text", "text", "int8", "text", "text", "text", "int8", "int8", "text", "text")
+PG_INSERT = (
+    f"INSERT INTO device_report ({_names}) SELECT * FROM unnest("  # noqa: S608  constants
+    + ", ".join(f"%s::{t}[]" for t in PG_TYPES)
+    + ")"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which reports: of one device, perhaps one property, not older than ``since_ms``; newest ``limit`` of them."""
+
+    namespace: str
+    device: str
+    property: str = ""
+    since_ms: int = 0
+    limit: int = 10_000
+
+
+class History:
+    """The SQL half of the message lane."""
+
+    def __init__(self, sql: Sql, *, clock: Clock, metrics: Metrics) -> None:
+        self._sql = sql
+        self._clock = clock
+        self._reports = metrics.counter("cloudcore_history_reports_total", "Device reports stored")
+        self._skipped = metrics.counter(
+            "cloudcore_history_repeated_total", "Messages received again and skipped: they were stored before"
+        )
+        self._malformed = metrics.counter(
+            "cloudcore_messages_malformed_total", "Messages that are none of ours; acknowledged and dropped", ("kind",)
+        )
+        self._gaps = metrics.counter("cloudcore_history_gaps_total", "Gaps declared by edges")
+
+    async def apply(self, node: str, incarnation: str, rows: Sequence[MessageRow]) -> list[MessageRow]:
+        """Store ``rows`` and the mark; returns the rows that were new. Durable on return. Raises SqlUnavailable."""
+        reports, others = self._sort(node, incarnation, rows)
+        last = max((row.seq for row in rows), default=0)
+        now_ms = wall_ms(self._clock)
+
+        def work(conn: Connection) -> int:
+            mark = get_mark(conn, node, incarnation)
+            if last <= mark:
+                return mark
+            insert_reports(conn, reports if mark < rows[0].seq else [r for r in reports if r[2] > mark])
+            for row in others:
+                if row.seq > mark:
+                    _insert_other(conn, node, incarnation, row, now_ms)
+            put_mark(conn, node, incarnation, last)
+            return mark
+
+        mark = await self._sql.tx(work)
+        new = [row for row in rows if row.seq > mark]
+        self._skipped.inc(by=len(rows) - len(new))
+        self._reports.inc(by=sum(1 for row in new if row.kind == "history"))
+        self._gaps.inc(by=sum(1 for row in new if row.kind == "gap"))
+        return new
+
+    def _sort(
+        self, node: str, incarnation: str, rows: Sequence[MessageRow]
+    ) -> tuple[list[tuple[Any, ...]], list[MessageRow]]:
+        """Return (SQL rows of the reports, messages of other kinds that leave something in the database)."""
+        reports: list[tuple[Any, ...]] = []
+        others: list[MessageRow] = []
+        for row in rows:
+            if row.kind != "history":
+                if row.kind == "gap" or row.kind in EFFECTS:
+                    others.append(row)
+                continue
+            try:
+                namespace, name, uid, at_ms, version, values = _decoder.decode(row.body)
+            except msgspec.DecodeError:
+                self._malformed.inc(row.kind)
+                continue
+            for prop, value in values.items():
+                text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+                if "\0" in text:
+                    text = text.replace("\0", "\\u0000")  # PostgreSQL cannot hold it
+                reports.append((node, incarnation, row.seq, namespace, name, uid, at_ms, version, prop, text))
+        return reports, others
+
+    async def effects(self, limit: int = 256) -> list[tuple[int, str, MessageRow]]:
+        """Return the oldest (id, node, message) whose work in the API is still to do."""
+        query = select(_effect).order_by(_effect.c.id).limit(limit)
+        return await self._sql.read(
+            lambda conn: [
+                (int(row.id), str(row.node), MessageRow(int(row.seq), str(row.kind), bytes(row.body)))
+                for row in conn.execute(query)
+            ]
+        )
+
+    async def effects_done(self, ids: Sequence[int]) -> None:
+        await self._sql.tx(lambda conn: conn.execute(delete(_effect).where(_effect.c.id.in_(ids))).rowcount)
+
+    async def prune(self, keep_days: float) -> int:
+        """Delete reports older than ``keep_days`` by the edge's clock, from the oldest arrival on; returns how many."""
+        before_ms = wall_ms(self._clock) - int(keep_days * 86_400_000)
+        cursor, total = 0, 0
+        while True:
+            cursor, gone = await self._sql.tx(partial(_prune_after, cursor=cursor, before_ms=before_ms))
+            total += gone
+            if not gone:  # arrival order is age, but for what was offline: that is found in a later round
+                return total
+
+    async def run_retention(self, keep_days: float) -> None:
+        """Prune every hour, for ever; 0 keeps everything."""
+        while keep_days > 0:
+            try:
+                gone = await self.prune(keep_days)
+                if gone:
+                    log.info("old history pruned", reports=gone, keep_days=keep_days)
+            except Exception:
+                log.exception("history not pruned")
+            await self._clock.sleep(HOUR_S)
+
+
+def _prune_after(conn: Connection, *, cursor: int, before_ms: int) -> tuple[int, int]:
+    """Delete what is old among the next rows; returns (where to go on, how many were deleted)."""
+    head = select(_report.c.id, _report.c.at_ms).where(_report.c.id > cursor).order_by(_report.c.id).limit(PRUNE_ROWS)
+    rows = conn.execute(head).all()
+    old = [row.id for row in rows if row.at_ms < before_ms]
+    if old:
+        span = (_report.c.id >= old[0], _report.c.id <= old[-1], _report.c.at_ms < before_ms)
+        conn.execute(delete(_report).where(*span))
+    return (rows[-1].id if rows else cursor), len(old)
+
+
+def insert_reports(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows of ``COLUMNS``."""
+    if not rows:
+        return
+    if conn.dialect.name == "sqlite":
+        conn.exec_driver_sql(SQLITE_INSERT, list(rows))
+    elif conn.dialect.name == "postgresql":
+        conn.exec_driver_sql(PG_INSERT, tuple(list(column) for column in zip(*rows, strict=True)))
+    else:
+        conn.execute(insert(_report), [dict(zip(COLUMNS, row, strict=True)) for row in rows])
+
+
+def _insert_other(conn: Connection, node: str, incarnation: str, row: MessageRow, now_ms: int) -> None:
+    if row.kind == "gap":
+        text = row.body.decode(errors="replace").replace("\0", "")
+        values = {"node": node, "incarnation": incarnation, "seq": row.seq, "at_ms": now_ms, "body": text}
+        conn.execute(insert(_gap).values(**values))
+    else:
+        values = {"node": node, "incarnation": incarnation, "seq": row.seq, "kind": row.kind, "body": row.body}
+        conn.execute(insert(_effect).values(**values))
+
+
+def read(conn: Connection, query: Query) -> Iterator[dict[str, Any]]:
+    """Yield the reports of ``query`` as plain values, in the order in which they were made."""
+    found = select(_report).where(
+        _report.c.namespace == query.namespace, _report.c.device == query.device, _report.c.at_ms >= query.since_ms
+    )
+    if query.property:
+        found = found.where(_report.c.property == query.property)
+    newest = found.order_by(_report.c.id.desc()).limit(query.limit).subquery()
+    for row in conn.execute(select(newest).order_by(newest.c.id)):
+        yield dict(row._mapping)  # noqa: SLF001  SQLAlchemy's documented name for it
+
+
+def gaps(conn: Connection, node: str = "") -> list[dict[str, Any]]:
+    """Return the declared gaps, of one node or of all, oldest first."""
+    query = select(_gap).order_by(_gap.c.id)
+    if node:
+        query = query.where(_gap.c.node == node)
+    return [dict(row._mapping) for row in conn.execute(query)]  # noqa: SLF001
+
+
+def count(conn: Connection) -> int:
+    return int(conn.execute(select(func.count()).select_from(_report)).scalar() or 0)

@@ -1,0 +1,142 @@
+"""Messages whose work is in the API: events and registrations. They were committed before they were acknowledged; here
+they are carried out in order, at least once, under names that make a repetition harmless."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from cloudcore.history import History
+from cloudcore.hub.scope import Scope
+from cloudcore.kube.client import KubeClient
+from cloudcore.kube.errors import Conflict
+from cloudcore.kube.informer import Name
+from cloudcore.kube.resources import DEVICE, EVENT, NODE
+from proto.kit.backoff import Backoff, Rng
+from proto.kit.clock import Clock, rfc3339
+from proto.kit.errors import MalformedMessage, Retryable, Terminal
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+from proto.link.replica import MessageRow
+
+COMPONENT = "skerry"
+MAX_TEXT = 1024
+log = Logger("effects")
+Register = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+
+
+class Effects:
+    """Carries out committed messages; ``wake`` when there are new ones."""
+
+    def __init__(
+        self,
+        history: History,
+        client: KubeClient,
+        scope: Scope,
+        register: Register,
+        *,
+        clock: Clock,
+        rng: Rng,
+        metrics: Metrics,
+    ) -> None:
+        self._history, self._client, self._scope, self._register = history, client, scope, register
+        self._clock = clock
+        self._backoff = Backoff(base_s=0.2, cap_s=30.0, rng=rng)
+        self._signal = asyncio.Event()
+        self._signal.set()  # what an earlier process left
+        self._dropped = metrics.counter(
+            "cloudcore_effects_dropped_total", "Events and registrations that could not be carried out", ("kind",)
+        )
+
+    def wake(self) -> None:
+        self._signal.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._signal.wait()
+            self._signal.clear()
+            try:
+                while await self._some():
+                    pass
+                self._backoff.reset()
+            except Retryable as error:
+                log.debug("effects wait", reason=error)
+                self._signal.set()
+                await self._clock.sleep(self._backoff.next_s())
+
+    async def tell(self, kind: str, involved: Mapping[str, str], reason: str, message: str, *, name: str) -> None:
+        """Raise an event of the cloud's own; ``name`` makes a repetition harmless."""
+        await self._create(
+            make_event(involved, kind, reason, message, name=name, at=rfc3339(self._clock.wall()), host="cloudcore")
+        )
+
+    async def _some(self) -> bool:
+        rows = await self._history.effects()
+        for number, node, row in rows:
+            try:
+                await self._one(node, row)
+            except Terminal as error:
+                self._dropped.inc(row.kind)
+                log.warning("message dropped", node=node, kind=row.kind, reason=error)
+            await self._history.effects_done([number])
+        return bool(rows)
+
+    async def _one(self, node: str, row: MessageRow) -> None:
+        try:
+            body = msgspec.json.decode(row.body)
+        except msgspec.DecodeError as error:
+            raise MalformedMessage(f"{row.kind} is no JSON: {error}") from error
+        if not isinstance(body, dict):
+            raise MalformedMessage(f"{row.kind} is no object")
+        if row.kind == "register":
+            await self._register(node, body)
+        else:
+            await self._create(self._event(node, row.seq, body))
+
+    def _event(self, node: str, seq: int, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the edge's event as we let it be: about itself or its devices, under a name of ours."""
+        involved = body.get("involvedObject")
+        if not isinstance(involved, dict):
+            raise MalformedMessage("an event names no involvedObject")
+        kind, name, namespace = (str(involved.get(k) or "") for k in ("kind", "name", "namespace"))
+        own = kind == NODE.kind and name == node
+        if not own and not (kind == DEVICE.kind and self._scope.owns_device(node, Name(namespace, name))):
+            raise MalformedMessage(f"an event about {kind} {namespace}/{name}, which is not this node's")
+        at = str(body.get("lastTimestamp") or body.get("eventTime") or rfc3339(self._clock.wall()))
+        return make_event(
+            {k: str(v) for k, v in involved.items()},
+            str(body.get("type") or "Normal"),
+            str(body.get("reason") or "Edge")[:128],
+            str(body.get("message") or "")[:MAX_TEXT],
+            name=f"{name}.{node}-{seq:x}",
+            at=at,
+            host=node,
+        )
+
+    async def _create(self, event: dict[str, Any]) -> None:
+        try:
+            await self._client.create(EVENT, event["metadata"]["namespace"], event)
+        except Conflict:
+            return
+
+
+def make_event(
+    involved: Mapping[str, str], kind: str, reason: str, message: str, *, name: str, at: str, host: str
+) -> dict[str, Any]:
+    """Return a Kubernetes Event."""
+    return {
+        "apiVersion": EVENT.api_version,
+        "kind": EVENT.kind,
+        "metadata": {"name": name[:253].lower(), "namespace": involved.get("namespace") or "default"},
+        "involvedObject": dict(involved),
+        "type": kind if kind in {"Normal", "Warning"} else "Normal",
+        "reason": reason,
+        "message": message,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+        "source": {"component": COMPONENT, "host": host},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": host,
+    }

@@ -1,0 +1,77 @@
+"""PORT CloudReplica: what the link reads from the API and applies to API and history."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from cloudcore.history import EFFECTS, History
+from cloudcore.hub.effects import Effects
+from cloudcore.hub.scope import Scope
+from cloudcore.hub.sessions import Sessions
+from cloudcore.hub.upstream import Upstream
+from cloudcore.kube.resources import NODE
+from proto.kit.errors import SkerryError
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+from proto.link.replica import MessageRow, StateChange
+
+log = Logger("hub")
+RenewLease = Callable[[str], None]
+
+
+class Replica:
+    """The cloud's half of every link, composed of the hub's rooms."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        upstream: Upstream,
+        history: History,
+        sessions: Sessions,
+        effects: Effects,
+        *,
+        renew_lease: RenewLease,
+        metrics: Metrics,
+    ) -> None:
+        self._scope, self._upstream, self._history = scope, upstream, history
+        self._sessions, self._effects = sessions, effects
+        self._renew_lease = renew_lease
+        self._fenced = metrics.counter("cloudcore_nodes_fenced_total", "Copies of nodes that were refused")
+
+    def wanted(self, node: str) -> Mapping[str, bytes]:
+        return self._scope.wanted(node)
+
+    def body(self, node: str, key: str) -> bytes | None:
+        return self._scope.body(node, key)
+
+    def status_digests(self, node: str) -> Mapping[str, bytes]:
+        return self._upstream.digests(node)
+
+    async def apply_statuses(self, node: str, changes: Sequence[StateChange]) -> None:
+        await self._upstream.apply(node, changes)
+
+    async def apply_messages(self, node: str, incarnation: str, rows: Sequence[MessageRow]) -> None:
+        new = await self._history.apply(node, incarnation, rows)
+        kinds = {row.kind for row in new}
+        if kinds & EFFECTS:
+            self._effects.wake()
+        if "lease" in kinds:
+            self._renew_lease(node)
+
+    async def connected(self, node: str, epoch: int) -> None:
+        log.info("node connected", node=node, epoch=epoch)
+        self._upstream.session_started(node)
+        self._sessions.connected(node, epoch)
+
+    async def lost(self, node: str, epoch: int) -> None:
+        log.info("node lost", node=node, epoch=epoch)
+        self._sessions.lost(node, epoch)
+
+    async def fenced(self, node: str, reason: str) -> None:
+        self._fenced.inc()
+        log.warning("a copy of a node was refused", node=node, reason=reason)
+        involved = {"apiVersion": "v1", "kind": NODE.kind, "name": node}
+        session = self._sessions.get(node)
+        name = f"{node}.fenced-{session.epoch if session else 0:x}"
+        try:
+            await self._effects.tell("Warning", involved, "NodeFenced", reason, name=name)
+        except SkerryError as error:
+            log.warning("event not raised", node=node, reason=error)

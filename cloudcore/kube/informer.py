@@ -1,0 +1,200 @@
+"""A list-watch that always resumes: after a clean close, a dropped or half-open connection, and a 410 of either form."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from cloudcore.kube.client import KubeClient
+from cloudcore.kube.errors import ApiUnavailable, Gone, from_status
+from cloudcore.kube.resources import Kind
+from proto.kit.backoff import Backoff, Rng
+from proto.kit.clock import Clock
+from proto.kit.errors import SkerryError
+from proto.kit.httpclient import Stream
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+
+PAGE_OBJECTS = 500
+MAX_LINE_BYTES = 8 << 20  # one watch event; Kubernetes objects are at most 3 MiB
+log = Logger("informer")
+_decoder = msgspec.json.Decoder()
+
+
+class Name(NamedTuple):
+    """Which object of the informer's kind; ``namespace`` is "" at cluster scope."""
+
+    namespace: str
+    name: str
+
+
+Listener = Callable[[Name, dict[str, Any] | None, dict[str, Any] | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class InformerSettings:
+    """Timing of every informer of the process."""
+
+    idle_timeout_s: float = 90.0  # longer than the minute between a server's bookmarks
+    watch_timeout_s: int = 290  # the server ends the watch cleanly after this
+    backoff_cap_s: float = 15.0
+
+
+class Informer:
+    """What the API server holds of one kind, kept current. ``objects`` must not be mutated.
+
+    Listeners run on the loop for each change as ``(name, old, new)``; None means absent. ``synced`` is set by the first
+    complete list and stays: afterwards ``objects`` is at worst old, never partial.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        kind: Kind,
+        *,
+        clock: Clock,
+        rng: Rng,
+        metrics: Metrics,
+        settings: InformerSettings | None = None,
+        field_selector: str = "",
+    ) -> None:
+        self.kind = kind
+        self.objects: dict[Name, dict[str, Any]] = {}
+        self.synced = asyncio.Event()
+        self.connected = False
+        self.last_error = ""
+        self._client = client
+        self._clock = clock
+        self._settings = settings or InformerSettings()
+        self._backoff = Backoff(base_s=0.1, cap_s=self._settings.backoff_cap_s, rng=rng)
+        self._listeners: list[Listener] = []
+        self._selector = {"fieldSelector": field_selector} if field_selector else {}
+        self._revision = ""
+        self._events = metrics.counter("cloudcore_informer_events_total", "Watch events received", ("resource",))
+        self._restarts = metrics.counter(
+            "cloudcore_informer_restarts_total", "Watches opened again, by reason", ("resource", "reason")
+        )
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener`` for every later change; what is already here is told at once."""
+        self._listeners.append(listener)
+        for name, found in list(self.objects.items()):
+            listener(name, None, found)
+
+    def get(self, namespace: str, name: str) -> dict[str, Any] | None:
+        return self.objects.get(Name(namespace, name))
+
+    async def run(self) -> None:
+        """List, then watch, for ever."""
+        while True:
+            try:
+                if not self._revision:
+                    await self._list()
+                await self._watch()
+                self._lost("closed", "")
+            except Gone as error:
+                self._revision = ""
+                self._lost("gone", str(error))
+            except SkerryError as error:
+                self._lost("error", str(error))
+            except (KeyError, TypeError, AttributeError) as error:
+                self._lost("malformed", f"an answer that is no Kubernetes object ({error!r})")
+            if self._backoff.attempts or not self._revision:
+                await self._clock.sleep(self._backoff.next_s())
+            else:
+                self._backoff.attempts = 1  # the next one in a row waits; an event resets
+
+    def _lost(self, reason: str, text: str) -> None:
+        self._restarts.inc(self.kind.plural, reason)
+        if self.connected and text:
+            log.info("watch ended, resuming", resource=self.kind.plural, reason=text)
+        elif text and text != self.last_error:
+            log.warning("cannot read from the API server", resource=self.kind.plural, reason=text)
+        self.connected = False
+        self.last_error = text
+
+    async def _list(self) -> None:
+        found: dict[Name, dict[str, Any]] = {}
+        query = {"limit": str(PAGE_OBJECTS), **self._selector}
+        while True:
+            page = await self._client.list(self.kind, query)
+            metadata = page.get("metadata") or {}
+            for item in page.get("items") or []:
+                found[_name(item)] = _slim(item)
+            more = metadata.get("continue")
+            if not more:
+                break
+            query["continue"] = str(more)
+        for name in [name for name in self.objects if name not in found]:
+            self._set(name, None)
+        for name, item in found.items():
+            self._set(name, item)
+        self._revision = str(metadata.get("resourceVersion") or "0")
+        self.synced.set()
+
+    async def _watch(self) -> None:
+        query = {
+            "resourceVersion": self._revision,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(self._settings.watch_timeout_s),
+            **self._selector,
+        }
+        async with self._client.watch(self.kind, query, idle_timeout_s=self._settings.idle_timeout_s) as stream:
+            if not self.connected:
+                log.debug("watching", resource=self.kind.plural, revision=self._revision)
+            self.connected = True
+            async for line in _lines(stream):
+                self._event(line)
+                self._backoff.reset()
+
+    def _event(self, line: bytes) -> None:
+        try:
+            event = _decoder.decode(line)
+            kind, item = event["type"], event["object"]
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise ApiUnavailable(f"watch {self.kind.plural}: an event that is no JSON") from error
+        if kind == "ERROR":
+            raise from_status(int(item.get("code") or 500), item, f"watch {self.kind.plural}")
+        self._revision = str(item["metadata"]["resourceVersion"])
+        if kind == "BOOKMARK":
+            return
+        self._events.inc(self.kind.plural)
+        self._set(_name(item), None if kind == "DELETED" else _slim(item))
+
+    def _set(self, name: Name, new: dict[str, Any] | None) -> None:
+        old = self.objects.pop(name, None) if new is None else self.objects.get(name)
+        if new is not None:
+            self.objects[name] = new
+            if old is not None and old["metadata"]["resourceVersion"] == new["metadata"]["resourceVersion"]:
+                return
+        elif old is None:
+            return
+        for listener in self._listeners:
+            try:
+                listener(name, old, new)
+            except Exception:  # one odd object must not blind us to the others
+                log.exception("listener failed", resource=self.kind.plural, namespace=name.namespace, name=name.name)
+
+
+def _name(item: dict[str, Any]) -> Name:
+    metadata = item["metadata"]
+    return Name(metadata.get("namespace") or "", metadata["name"])
+
+
+def _slim(item: dict[str, Any]) -> dict[str, Any]:
+    """Drop what nobody here reads and what would double the memory."""
+    item["metadata"].pop("managedFields", None)
+    return item
+
+
+async def _lines(stream: Stream) -> AsyncIterator[bytes]:
+    rest = b""
+    async for chunk in stream.chunks():
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise ApiUnavailable(f"a watch event is larger than {MAX_LINE_BYTES} bytes")
+        for line in lines:
+            if line:
+                yield line

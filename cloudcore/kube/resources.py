@@ -1,0 +1,54 @@
+"""The kinds cloudcore reads and writes, and where an API server keeps them."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from proto.names import ObjectKey
+
+DEVICES_GROUP = "devices.kubeedge.io"
+
+
+class Kind(NamedTuple):
+    """One resource of one API version."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str = "") -> str:
+        """Return the URL path of a collection (all namespaces when None), an object, or its subresource."""
+        parts = ["/apis", self.group, self.version] if self.group else ["/api", self.version]
+        if self.namespaced and namespace:
+            parts += ["namespaces", quote(namespace, safe="")]
+        parts.append(self.plural)
+        if name:
+            parts.append(quote(name, safe=""))
+        if subresource:
+            parts.append(subresource)
+        return "/".join(parts)
+
+    def key(self, namespace: str, name: str) -> str:
+        """Return the link's name of an object of this kind."""
+        return str(ObjectKey(self.group, self.plural, namespace if self.namespaced else "", name))
+
+
+DEVICE = Kind(DEVICES_GROUP, "v1beta1", "devices", "Device")
+DEVICE_MODEL = Kind(DEVICES_GROUP, "v1beta1", "devicemodels", "DeviceModel")
+DEVICE_STATUS = Kind(DEVICES_GROUP, "v1beta1", "devicestatuses", "DeviceStatus")
+NODE = Kind("", "v1", "nodes", "Node", namespaced=False)
+EVENT = Kind("", "v1", "events", "Event")
+LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
+NAMESPACE = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
+CRD = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+
+
+def is_owned_by(item: Mapping[str, Any], uid: str) -> bool:
+    """Whether an owner reference of ``item`` names ``uid``."""
+    return any(ref.get("uid") == uid for ref in item["metadata"].get("ownerReferences") or [])
