@@ -1,0 +1,135 @@
+"""The roles and bindings that every new API starts with, as data; missing ones are put back at each start."""
+
+from typing import Any
+
+LABEL = "kubernetes.io/bootstrapping"
+AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
+READ = ["get", "list", "watch"]
+WRITE = ["create", "delete", "deletecollection", "patch", "update"]
+DEVICES = ["devices", "devicemodels", "devicestatuses"]
+_VIEW = ["configmaps", "events", "pods", "pods/status", "pods/log", "serviceaccounts", "services", "services/status"]
+_EDIT = ["configmaps", "events", "pods", "pods/eviction", "secrets", "serviceaccounts", "services"]
+
+
+def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> dict[str, Any]:
+    return {"apiGroups": groups, "resources": resources, "verbs": verbs}
+
+
+def _paths(*paths: str) -> dict[str, Any]:
+    return {"nonResourceURLs": list(paths), "verbs": ["get"]}
+
+
+_PUBLIC = _paths("/healthz", "/livez", "/readyz", "/version", "/version/")
+_DISCOVERY = _paths(
+    "/api",
+    "/api/*",
+    "/apis",
+    "/apis/*",
+    "/healthz",
+    "/livez",
+    "/openapi",
+    "/openapi/*",
+    "/readyz",
+    "/version",
+    "/version/",
+)
+_SELF = ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]
+
+# name: (rules, labels, names of the aggregation labels that it selects)
+ROLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]]] = {
+    "cluster-admin": ([_rule(["*"], ["*"], ["*"]), {"nonResourceURLs": ["*"], "verbs": ["*"]}], (), ()),
+    "admin": ([], (), ("admin",)),
+    "edit": ([], ("admin",), ("edit",)),
+    "view": ([], ("edit",), ("view",)),
+    "system:aggregate-to-admin": (
+        [
+            _rule(["rbac.authorization.k8s.io"], ["roles", "rolebindings"], [*READ, *WRITE]),
+            _rule(["authorization.k8s.io"], ["localsubjectaccessreviews"], ["create"]),
+        ],
+        ("admin",),
+        (),
+    ),
+    "system:aggregate-to-edit": (
+        [
+            _rule([""], _EDIT, WRITE),
+            _rule([""], ["secrets"], READ),
+            _rule([""], ["serviceaccounts/token"], ["create"]),
+            _rule(["coordination.k8s.io"], ["leases"], [*READ, *WRITE]),
+            _rule(["events.k8s.io"], ["events"], WRITE),
+        ],
+        ("edit",),
+        (),
+    ),
+    "system:aggregate-to-view": (
+        [_rule([""], [*_VIEW, "namespaces"], READ), _rule(["events.k8s.io"], ["events"], READ)],
+        ("view",),
+        (),
+    ),
+    "skerry:devices-edit": ([_rule(["devices.kubeedge.io"], DEVICES, WRITE)], ("edit",), ()),
+    "skerry:devices-view": (
+        [_rule(["devices.kubeedge.io"], [*DEVICES, *(f"{d}/status" for d in DEVICES)], READ)],
+        ("view",),
+        (),
+    ),
+    "system:basic-user": (
+        [
+            _rule(["authorization.k8s.io"], _SELF, ["create"]),
+            _rule(["authentication.k8s.io"], ["selfsubjectreviews"], ["create"]),
+        ],
+        (),
+        (),
+    ),
+    "system:discovery": ([_DISCOVERY], (), ()),
+    "system:public-info-viewer": ([_PUBLIC], (), ()),
+    # Nodes get nothing from roles: the node authorizer gives each its own objects.
+    "system:node": ([], (), ()),
+    "system:auth-delegator": (
+        [
+            _rule(["authentication.k8s.io"], ["tokenreviews"], ["create"]),
+            _rule(["authorization.k8s.io"], ["subjectaccessreviews"], ["create"]),
+        ],
+        (),
+        (),
+    ),
+}
+
+# Each binding gives one role to some groups.
+BINDINGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cluster-admin": ("cluster-admin", ("system:masters",)),
+    "system:basic-user": ("system:basic-user", ("system:authenticated",)),
+    "system:discovery": ("system:discovery", ("system:authenticated",)),
+    "system:public-info-viewer": ("system:public-info-viewer", ("system:authenticated", "system:unauthenticated")),
+}
+
+
+def default_roles() -> list[dict[str, Any]]:
+    """Return the ClusterRoles."""
+    out = []
+    for name, (rules, labels, selects) in ROLES.items():
+        role: dict[str, Any] = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": name, "labels": {LABEL: "rbac-defaults", **{AGGREGATE + to: "true" for to in labels}}},
+            "rules": rules,
+        }
+        if selects:
+            role["aggregationRule"] = {
+                "clusterRoleSelectors": [{"matchLabels": {AGGREGATE + to: "true"}} for to in selects]
+            }
+        out.append(role)
+    return out
+
+
+def default_bindings() -> list[dict[str, Any]]:
+    """Return the ClusterRoleBindings."""
+    api = "rbac.authorization.k8s.io"
+    return [
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name, "labels": {LABEL: "rbac-defaults"}},
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "Group", "apiGroup": api, "name": group} for group in groups],
+        }
+        for name, (role, groups) in BINDINGS.items()
+    ]
