@@ -37,11 +37,12 @@ class DatabaseClosed(Retryable):
 class Tx:
     """What a transaction function gets. ``conn`` for SQL; ``after_commit`` for what may happen only then."""
 
-    __slots__ = ("_after", "conn")
+    __slots__ = ("_after", "_undo", "conn")
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self.conn = conn
         self._after: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], None]] = []
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
         return self.conn.execute(sql, parameters)
@@ -53,8 +54,16 @@ class Tx:
         """Run ``fn`` on the event loop once this transaction is durable, in commit order, before its ``tx`` returns."""
         self._after.append(fn)
 
+    def on_rollback(self, fn: Callable[[], None]) -> None:
+        """Run ``fn`` in the writer thread if this transaction is rolled back, newest first, before the next one runs."""
+        self._undo.append(fn)
+
     def committed(self) -> list[Callable[[], None]]:
         return self._after
+
+    def undo(self) -> None:
+        while self._undo:
+            self._undo.pop()()
 
 
 class _Job(Generic[T]):
@@ -230,9 +239,11 @@ class Database:
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")
-            for job in group:
+            for job in reversed(group):
                 if job.error is None:
                     job.error = _translate(error, self.path)
+                if job.tx is not None:
+                    job.tx.undo()
         self.commits += 1
         self.transactions += len(group)
 
@@ -244,6 +255,7 @@ class Database:
         except BaseException as error:  # noqa: BLE001  the caller gets it; the group goes on
             job.error = _translate(error, self.path) if isinstance(error, sqlite3.Error) else error
             self._writer.execute("ROLLBACK TO job")
+            job.tx.undo()
         self._writer.execute("RELEASE job")
 
     def _settle(self, group: list[_Job[Any]]) -> None:
