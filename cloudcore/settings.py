@@ -1,0 +1,161 @@
+"""Every port, path and limit of the cloud daemon. ``cloudcore serve --print-settings`` shows the ones in force.
+
+``cloud.yaml`` in the data directory is read when it exists; ``--config`` comes over it.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from proto.kit import settings as kit
+from proto.kit.errors import UsageError
+from proto.link.settings import LinkSettings
+
+FILE_NAME = "cloud.yaml"
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The Kubernetes API: the embedded one, or any other by kubeconfig."""
+
+    kubeconfig: Annotated[
+        str, Meta(description="kubeconfig of another API server; `in-cluster` in a pod; empty: the embedded one")
+    ] = ""
+    host: Annotated[str, Meta(description="address of the embedded API")] = "0.0.0.0"  # noqa: S104  mutual TLS and RBAC
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the embedded API; 0: any free")] = 6443
+    names: Annotated[
+        list[str], Meta(description="more host names and addresses for the server certificates of API, broker and join")
+    ] = []
+    audit_file: Annotated[
+        str, Meta(description="file for one JSON line per change made through the API; empty: none")
+    ] = ""
+    idle_timeout_s: Annotated[
+        float, Meta(gt=1, description="seconds of silence after which a watch is opened again")
+    ] = 90.0
+    status_writers: Annotated[int, Meta(ge=1, le=256, description="status writes in flight at the same time")] = 16
+
+
+class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The MQTT broker that edges connect to: the embedded one, or any other by URL."""
+
+    url: Annotated[
+        str, Meta(description="mqtts://HOST:8883 or mqtt://… of another broker; empty: the embedded one")
+    ] = ""
+    ca: Annotated[str, Meta(description="PEM CA of that broker; empty: our own CA")] = ""
+    server_name: Annotated[str, Meta(description="name in that broker's certificate; empty: cloudcore.skerry")] = ""
+    mqtt_version: Annotated[int, Meta(description="MQTT protocol spoken to that broker: 4 (3.1.1) or 5")] = 5
+    host: Annotated[str, Meta(description="address of the embedded broker")] = "0.0.0.0"  # noqa: S104  mutual TLS
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the embedded broker; 0: any free")] = 8883
+    max_clients: Annotated[int, Meta(ge=1, description="edges connected at the same time")] = 10_000
+
+
+class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The endpoint where new nodes get their certificate."""
+
+    host: Annotated[str, Meta(description="address of the join endpoint")] = "0.0.0.0"  # noqa: S104  tokens are asked for
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the join endpoint; 0: any free")] = 10002
+
+
+class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Health, metrics and what `cloudcore status` reads; plain HTTP, so on loopback."""
+
+    host: Annotated[str, Meta(description="address of health and metrics")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of health and metrics; 0: any free")] = 9091
+
+
+class Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How soon silence is shown."""
+
+    away_after_s: Annotated[
+        float, Meta(ge=0, description="seconds without a session until devices are Stale and the Node is NotReady")
+    ] = 4.0
+    settle_s: Annotated[
+        float, Meta(ge=0, description="seconds after start in which nodes may say hello before they count as away")
+    ] = 15.0
+    lease_duration_s: Annotated[int, Meta(ge=1, description="leaseDurationSeconds of the nodes' Leases")] = 100
+    lease_renew_s: Annotated[
+        float,
+        Meta(
+            description="seconds between renewals of a connected node's Lease; 0: only at the edge's message each minute"
+        ),
+    ] = 0.0
+
+
+class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What devices reported, in SQL."""
+
+    database: Annotated[
+        str,
+        Meta(description="postgresql+psycopg://USER@HOST/DB or sqlite:///FILE; empty: cloud.db in the data directory"),
+    ] = ""
+    keep_days: Annotated[float, Meta(ge=0, description="days that reports are kept; 0: for ever")] = 30.0
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of cloudcore."""
+
+    api: Api = Api()
+    broker: Broker = Broker()
+    join: Join = Join()
+    admin: Admin = Admin()
+    nodes: Nodes = Nodes()
+    history: History = History()
+    link: LinkSettings = LinkSettings()
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$", description="least level logged")] = "info"
+
+    @property
+    def embedded_api(self) -> bool:
+        return not self.api.kubeconfig
+
+    @property
+    def embedded_broker(self) -> bool:
+        return not self.broker.url
+
+    def database_url(self, data_dir: Path) -> str:
+        """Return where history and durable messages are kept."""
+        return self.history.database or f"sqlite:///{data_dir / 'cloud.db'}"
+
+
+def default_data_dir() -> Path:
+    """/var/lib/skerry/cloud for root, else ~/.local/share/skerry/cloud."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/skerry/cloud")
+    return Path.home() / ".local" / "share" / "skerry" / "cloud"
+
+
+def load(
+    data_dir: Path, *, config: Path | None = None, sets: Iterable[str] = (), env: Mapping[str, str] | None = None
+) -> Settings:
+    """Return the settings in force; raises UsageError with the key and what to write instead."""
+    own = data_dir / FILE_NAME
+    files = [file for file in (own if own.exists() else None, config) if file is not None]
+    found = kit.load(Settings, files=files, env=env, sets=sets)
+    _check(found)
+    return found
+
+
+def _check(settings: Settings) -> None:
+    url = settings.broker.url
+    if url:
+        try:
+            parts = urlsplit(url)
+            valid = (
+                parts.scheme in {"mqtt", "mqtts"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+            )
+        except ValueError:
+            valid = False
+        if not valid:
+            raise UsageError(f"settings: broker.url {url!r}: write mqtts://HOST:8883 or mqtt://HOST:1883")
+    if settings.broker.mqtt_version not in {4, 5}:
+        raise UsageError(f"settings: broker.mqtt_version {settings.broker.mqtt_version}: write 4 (MQTT 3.1.1) or 5")
+    database = settings.history.database
+    if database and not database.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
+        raise UsageError(
+            "settings: history.database: write postgresql+psycopg://USER@HOST/DB or sqlite:///FILE, "
+            f"not {database.split(':', 1)[0]}:…"
+        )
