@@ -2,11 +2,12 @@
 
 import ssl
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
-from proto.kit.errors import Terminal
+from proto.kit import x509
+from proto.kit.errors import MalformedMessage, Terminal
+from proto.kit.x509 import Facts
 
 MAX_STEPS = 20  # a handshake in memory takes three
 
@@ -17,30 +18,17 @@ class BadCertificate(Terminal):
     code = "BadCertificate"
 
 
-class Validity(NamedTuple):
-    """From when until when, and for whom."""
-
-    not_before: datetime
-    not_after: datetime
-    common_name: str
-
-    def days_left(self, now: datetime) -> float:
-        return (self.not_after - now).total_seconds() / 86400
-
-
-def read(path: Path) -> Validity:
+def read(path: Path) -> Facts:
     """Read a PEM certificate. Raises BadCertificate."""
     try:
-        # ssl has no public reader for one's own certificate; this one has served its test suite since 2.6.
-        fields = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]  # noqa: SLF001
-    except (OSError, ssl.SSLError, ValueError) as error:
+        return x509.read_file(path)
+    except (OSError, MalformedMessage) as error:
         raise BadCertificate(f"{path} is missing or no PEM certificate") from error
-    subject = [(key, value) for group in fields.get("subject", ()) for key, value in group]
-    return Validity(
-        not_before=_moment(fields["notBefore"]),
-        not_after=_moment(fields["notAfter"]),
-        common_name=next((value for key, value in subject if key == "commonName"), ""),
-    )
+
+
+def days_left(found: Facts, now: datetime) -> float:
+    """Days until the certificate ends; negative afterwards."""
+    return (found.not_after - now).total_seconds() / 86400
 
 
 def verify(certificate: Path, key: Path, ca: Path) -> None:
@@ -78,11 +66,7 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
     raise ssl.SSLError("the handshake does not end")
 
 
-def _moment(text: str) -> datetime:
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
-
-
-def try_read(path: Path) -> Validity | None:
+def try_read(path: Path) -> Facts | None:
     """As ``read``, None when there is nothing to read."""
     with suppress(BadCertificate):
         return read(path)

@@ -161,7 +161,7 @@ def check_identity(patient: Patient) -> list[Check]:
         found = certificate.read(directory.certificate)
     except certificate.BadCertificate as error:
         return [Check(name, "Error", str(error), again)]
-    left = found.days_left(patient.now)
+    left = certificate.days_left(found, patient.now)
     out = []
     if left <= 0:
         out.append(Check(name, "Error", f"expired at {found.not_after:%Y-%m-%d %H:%M} UTC", again))

@@ -92,7 +92,7 @@ def certificate_summary(path: Path, now: datetime) -> dict[str, Any] | None:
     return {
         "subject": found.common_name,
         "not_after": rfc3339(found.not_after),
-        "days_left": round(found.days_left(now), 2),
+        "days_left": round(certificate.days_left(found, now), 2),
     }
 
 

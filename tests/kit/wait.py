@@ -2,10 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 POLL_S = 0.01
+
+
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T: ...
+
+
+@overload
+async def eventually(condition: Callable[[], T], timeout_s: float = 10.0) -> T: ...
 
 
 async def eventually(condition: Callable[[], T] | Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T:

@@ -13,7 +13,7 @@ def test_the_certificate_says_whose_it_is_and_how_long(joined: DataDir) -> None:
     found = certificate.read(joined.certificate)
 
     assert found.common_name == "system:node:gw-1"
-    assert found.days_left(found.not_after - timedelta(days=3)) == 3
+    assert certificate.days_left(found, found.not_after - timedelta(days=3)) == 3
 
 
 def test_a_certificate_that_its_ca_signed_is_proved(joined: DataDir) -> None:
