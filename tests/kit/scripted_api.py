@@ -99,7 +99,8 @@ class ScriptedApi:
                     since = revision
             await writer.drain()
             async with self._changed:
-                await self._changed.wait_for(lambda since=since: self.ending or self.revision > since)
+                while not self.ending and self.revision <= since:
+                    await self._changed.wait()
             if self.ending:  # the running watch ends cleanly; the next one meets the fault
                 self.ending = False
                 writer.write(b"0\r\n\r\n")
