@@ -190,11 +190,11 @@ def _check_clock(date: str, clock: Clock, joined: Joined) -> None:
 
 
 def _rounded(length: timedelta) -> str:
-    minutes = int(length.total_seconds() // 60)
+    minutes = round(length.total_seconds() / 60)
     if minutes < 120:
         return f"{minutes} minutes"
-    hours = minutes // 60
-    return f"{hours} hours" if hours < 72 else f"{hours // 24} days"
+    hours = round(minutes / 60)
+    return f"{hours} hours" if hours < 72 else f"{round(hours / 24)} days"
 
 
 def _keep(directory: DataDir, ca: bytes, grant: Grant, url: str) -> None:

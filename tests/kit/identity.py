@@ -48,7 +48,7 @@ class Identity:
         return await self.server.handle(Request(method, path, "", headers, content, peer_host=peer))
 
     async def join(self, token: str, node: str, key: ec.EllipticCurvePrivateKey, peer: str = "10.0.0.1") -> Response:
-        return await self.call("POST", "/join", {"token": token, "node": node, "csr": csr_for(key, node)}, peer=peer)
+        return await self.call("POST", "/join", {"token": token, "node": node, "csr": csr_for(key, "any")}, peer=peer)
 
 
 @asynccontextmanager
