@@ -16,8 +16,6 @@ from devicetwin.model import DEFAULT_NAMESPACE, DeviceId
 
 DEVICE_PREFIX = "$hw/events/device"
 NODE_PREFIX = "$hw/events/node"
-FILTERS = (f"{DEVICE_PREFIX}/#", f"{NODE_PREFIX}/#")
-
 TWIN_GET, TWIN_UPDATE, TWIN_CLOUD_UPDATED = "twin/get", "twin/update", "twin/cloud_updated"
 STATE_GET, STATE_UPDATE = "state/get", "state/update"
 MEMBERSHIP_GET, MEMBERSHIP_DETAIL = "membership/get", "membership/detail"
@@ -29,6 +27,11 @@ DEVICE_VERBS = {
     ("state", "update"): STATE_UPDATE,
 }
 NODE_VERBS = {("membership", "get"): MEMBERSHIP_GET, ("membership", "detail"): MEMBERSHIP_DETAIL}
+# One filter per request and form: our own answers do not come back to us.
+FILTERS = (
+    *(f"{DEVICE_PREFIX}/{levels}/{verb}" for levels in ("+/+", "+") for verb in DEVICE_VERBS.values()),
+    *(f"{NODE_PREFIX}/+/{verb}" for verb in NODE_VERBS.values()),
+)
 DOCUMENT, DELTA, UPDATED, MEMBERSHIP_UPDATED = (
     "twin/update/document",
     "twin/update/delta",

@@ -2,8 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+from devicetwin.topics import FILTERS
+from proto.kit.backoff import Backoff, Rng
+from proto.kit.clock import Clock
+from proto.kit.errors import SkerryError
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+from proto.link.broker import Broker, Connection, ConnectionLost, Inbound
+from proto.mqtt.broker import MqttBroker
+from proto.mqtt.packets import Publish
+
+log = Logger("devices")
 Receive = Callable[[str, bytes], "asyncio.Future[None]"]
 
 
@@ -24,3 +35,94 @@ class DeviceBroker(Protocol):
     def listens(self, topic: str) -> bool:
         """Whether somebody may hear ``topic``; True when that cannot be known."""
         ...
+
+
+class EmbeddedBroker:
+    """The broker in this process: a device's PUBACK waits for the twin's transaction."""
+
+    def __init__(self, broker: MqttBroker, *, metrics: Metrics) -> None:
+        self._broker = broker
+        self._lost = _lost(metrics)
+
+    async def run(self, receive: Receive) -> None:
+        def sink(messages: list[Publish]) -> "asyncio.Future[Any]":
+            taken = [receive(message.topic, message.payload) for message in messages]
+            return taken[0] if len(taken) == 1 else asyncio.gather(*taken)
+
+        for topic_filter in FILTERS:
+            self._broker.add_sink(topic_filter, sink)
+        await asyncio.get_running_loop().create_future()
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        self._broker.publish(topic, payload, 1).add_done_callback(self._sent)
+
+    def listens(self, topic: str) -> bool:
+        plan = self._broker.routing.plan(topic)
+        return bool(plan.routes or plan.groups)
+
+    def _sent(self, future: "asyncio.Future[None]") -> None:
+        if not future.cancelled() and future.exception() is not None:
+            self._lost.inc("not kept")
+
+
+class ExternalBroker:
+    """A broker by URL. Messages are acknowledged by hand, so what is not on disk comes again after a reconnect."""
+
+    def __init__(self, broker: Broker, client_id: str, *, clock: Clock, rng: Rng, metrics: Metrics) -> None:
+        self._broker = broker
+        self._client_id = client_id
+        self._clock = clock
+        self._rng = rng
+        self._connection: Connection | None = None
+        self._lost = _lost(metrics)
+
+    async def run(self, receive: Receive) -> None:
+        backoff = Backoff(rng=self._rng)
+        down = False
+        while True:
+            try:
+                await self._session(receive, backoff)
+            except SkerryError as error:
+                if not down:
+                    log.warning("device broker lost", error=error)
+                down = True
+            finally:
+                self._connection = None
+            await self._clock.sleep(backoff.next_s())
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        if self._connection is None:
+            self._lost.inc("broker away")
+            return
+        self._connection.publish(topic, payload, qos=1).add_done_callback(self._sent)
+
+    def listens(self, topic: str) -> bool:
+        return bool(topic)
+
+    async def _session(self, receive: Receive, backoff: Backoff) -> None:
+        connection = await self._broker.connect(self._client_id)
+        try:
+            for topic_filter in FILTERS:
+                await connection.subscribe(topic_filter)
+            self._connection = connection
+            backoff.reset()
+            log.info("device broker connected")
+            while True:
+                self._take(await connection.receive(), receive)
+        finally:
+            await connection.close()
+
+    def _take(self, message: Inbound, receive: Receive) -> None:
+        def settled(future: "asyncio.Future[None]") -> None:
+            if not future.cancelled() and future.exception() is None:
+                message.ack()
+
+        receive(message.topic, message.payload).add_done_callback(settled)
+
+    def _sent(self, future: "asyncio.Future[None]") -> None:
+        if not future.cancelled() and isinstance(future.exception(), ConnectionLost):
+            self._lost.inc("connection lost")
+
+
+def _lost(metrics: Metrics) -> Any:
+    return metrics.counter("edge_device_answers_lost_total", "Answers to devices that did not leave.", ["reason"])
