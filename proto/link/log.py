@@ -1,6 +1,6 @@
 """PORT MessageLog of the cloud: what the link must not forget about nodes, epochs and messages.
 
-Implementations: SqliteLog (sqlog.py; tests, one machine) and cloudcore/link_log.py (SQLModel). Both run
+Implementations: SqliteLog (sqlite_log.py; tests, one machine) and cloudcore/link_log.py (SQLModel). Both run
 tests/conformance/test_message_log.py. Every method is one transaction, durable on return; all raise Retryable.
 """
 
@@ -66,6 +66,13 @@ class CloudLog(Protocol):
 
     async def ack(self, node: str, cloud: str, seq: int) -> int:
         """Forget the node's rows of ``cloud`` up to and including ``seq``; return how many there were."""
+        ...
+
+    async def bases(self, node: str) -> dict[str, int]:
+        """Return cloud incarnation -> the seq before its first waiting row, for incarnations with waiting rows.
+
+        The present incarnation is always there: when nothing of it waits, with the newest seq it gave (0 = none).
+        """
         ...
 
     async def waiting(self) -> dict[str, int]:
