@@ -13,8 +13,10 @@ from edgecore.settings import NodeOptions
 from proto.kit import canonical
 from proto.kit.clock import Clock, rfc3339
 from proto.kit.database import Database, Tx
+from proto.kit.errors import Retryable
 from proto.kit.log import Logger
 from proto.kit.version import VERSION
+from proto.link.edge import LinkStatus
 from proto.names import ObjectKey
 
 SCHEMA = """
@@ -27,6 +29,8 @@ CREATE TABLE IF NOT EXISTS node_registered (
 """
 MEMORY_STEP_BYTES = 1 << 20  # capacity is rounded down, so that a kernel's rounding is no change
 HOSTNAME_LABEL = "kubernetes.io/hostname"
+
+REGISTER_AGAIN_S = 30.0  # how long the cloud gets to send our Node before it is told again
 
 log = Logger("node")
 
@@ -162,6 +166,11 @@ class NodeStatus:
         """The status body last put into the outbox; empty before the first."""
         return self._body
 
+    @property
+    def shown(self) -> dict[str, Any] | None:
+        """The status last put into the outbox, as an object."""
+        return canonical.decode(self._body)["status"] if self._body else None
+
     async def refresh(self) -> bool:
         """Look at the machine; put a new status into the outbox when it differs. Returns whether it did."""
         self.facts = self.look()
@@ -205,6 +214,54 @@ class NodeStatus:
     async def lease(self) -> None:
         """Put one lease message into the outbox."""
         await self._db.tx(lambda tx: self._outbox.put_message(tx, "lease", b"{}"))
+
+
+class NodeRoom:
+    """Turns once a second: status on change, registration while the cloud does not know us, the lease each minute."""
+
+    def __init__(
+        self,
+        status: NodeStatus,
+        options: NodeOptions,
+        *,
+        link: Callable[[], LinkStatus],
+        known: Callable[[], bool],
+        clock: Clock,
+    ) -> None:
+        self.trouble = ""  # why nothing can be written now
+        self._status = status
+        self._options = options
+        self._link = link
+        self._known = known
+        self._clock = clock
+        self._looked_at_s = self._registered_at_s = self._leased_at_s = float("-inf")
+        self._epoch = 0
+
+    async def turn(self) -> None:
+        """One turn; a full disk is said once and waited for."""
+        try:
+            await self._turn(self._clock.now_s(), self._link())
+        except Retryable as error:
+            if not self.trouble:
+                log.warning("node status cannot be kept", reason=str(error))
+            self.trouble = str(error)
+        else:
+            if self.trouble:
+                log.info("node status is kept again")
+            self.trouble = ""
+
+    async def _turn(self, now_s: float, link: LinkStatus) -> None:
+        if now_s - self._looked_at_s >= self._options.status_every_s:
+            self._looked_at_s = now_s
+            await self._status.refresh()
+        first = self._registered_at_s == float("-inf")
+        if first or (link.connected and now_s - self._registered_at_s >= REGISTER_AGAIN_S):
+            self._registered_at_s = now_s
+            await self._status.register(known_to_cloud=self._known())
+        due = link.epoch != self._epoch or now_s - self._leased_at_s >= self._options.lease_every_s
+        if link.connected and due:
+            self._leased_at_s, self._epoch = now_s, link.epoch
+            await self._status.lease()
 
 
 def _condition(kind: str, true: bool, when_true: tuple[str, str], when_false: tuple[str, str]) -> dict[str, str]:

@@ -38,5 +38,15 @@ def objects(directory: DataDir, resource: Resource) -> list[dict[str, Any]]:
 
 
 def link_summary(directory: DataDir) -> dict[str, Any] | None:
-    """What waits for the cloud, as the running daemon would say it; None when unknown."""
-    return None
+    """What waits for the cloud and the last epoch; None when unknown."""
+
+    def summary(conn: sqlite3.Connection) -> dict[str, Any]:
+        counts = {
+            "pending_states": "SELECT count(*) FROM link_state",
+            "pending_messages": "SELECT count(*) FROM link_message",
+            "pending_bytes": "SELECT coalesce(max(bytes), 0) FROM link_lane",
+            "epoch": "SELECT coalesce(max(epoch), 0) FROM link_self",
+        }
+        return {name: conn.execute(sql).fetchone()[0] for name, sql in counts.items()}
+
+    return read(directory, summary)

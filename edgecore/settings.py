@@ -15,6 +15,7 @@ from msgspec import Meta
 from proto.kit import settings as kit
 from proto.kit.errors import UsageError
 from proto.link.settings import LinkSettings
+from proto.mqtt.limits import BrokerSettings
 from proto.names import is_node_name
 
 FILE_NAME = "edge.yaml"
@@ -30,6 +31,17 @@ class Cloud(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server_name: Annotated[str, Meta(description="name that the cloud's certificates must carry")] = SERVER_NAME
 
 
+class DeviceBrokerLimits(BrokerSettings, frozen=True, kw_only=True):
+    """A gateway is smaller than a cloud."""
+
+    max_packet_bytes: Annotated[int, Meta(ge=1024, description="largest packet accepted")] = 1 << 20
+    max_connections: Annotated[int, Meta(ge=1, description="open connections")] = 4000
+    queue_bytes: Annotated[
+        int, Meta(ge=1024, description="bytes waiting for one session; newer ones are dropped and counted")
+    ] = 4 << 20
+    total_queue_bytes: Annotated[int, Meta(ge=1024, description="bytes waiting for all sessions together")] = 64 << 20
+
+
 class DeviceBroker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The MQTT broker that devices and apps on the gateway speak to."""
 
@@ -42,13 +54,12 @@ class DeviceBroker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_key: Annotated[str, Meta(description="PEM key that belongs to tls_cert")] = ""
     tls_ca: Annotated[str, Meta(description="PEM CA that device certificates must come from; empty: none")] = ""
     password_file: Annotated[
-        str, Meta(description="file of `user:sha256-hex-salt:hash` lines; see docs/edgecore.md")
+        str, Meta(description="users of the embedded broker, written by mosquitto_passwd; empty: none")
     ] = ""
     acl_file: Annotated[str, Meta(description="Mosquitto-style ACL file for password users; empty: own topics")] = ""
-    username: Annotated[str, Meta(description="user name at the external broker")] = ""
-    max_clients: Annotated[int, Meta(ge=1, description="clients at the same time")] = 2000
-    max_packet_bytes: Annotated[int, Meta(ge=1024, description="bytes of the largest packet")] = 1 << 20
-    queue_bytes: Annotated[int, Meta(ge=1024, description="bytes queued for one client that is away")] = 4 << 20
+    username: Annotated[str, Meta(description="user name at the external broker; empty: none")] = ""
+    secret_file: Annotated[str, Meta(description="file with the password at the external broker")] = ""
+    limits: DeviceBrokerLimits = DeviceBrokerLimits()
 
 
 class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

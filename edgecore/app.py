@@ -1,0 +1,180 @@
+"""The edge daemon, put together: one database, the store, the link, the device room, renewal, health."""
+
+import gc
+import os
+from contextlib import AsyncExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+from edgecore import device_broker, kinds, node, status, sync
+from edgecore.api import Api
+from edgecore.data_dir import DataDir, Lock, Running
+from edgecore.devices import controller
+from edgecore.devices.controller import DeviceController
+from edgecore.node import NodeRoom, NodeStatus
+from edgecore.renewal import Renewal
+from edgecore.settings import Settings
+from edgecore.sync import Replica
+from kubeapi.store import Limits, Store
+from proto.kit import daemon
+from proto.kit.backoff import Rng
+from proto.kit.clock import Clock, SystemClock, rfc3339
+from proto.kit.database import Database
+from proto.kit.errors import SkerryError
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+from proto.kit.tls import client_contexts
+from proto.link import edge as link
+from proto.link.client import PahoBroker
+from proto.link.edge import EdgeLink
+
+log = Logger("edgecore")
+STORE_HISTORY = Limits(rows=1000, bytes=4 << 20, batch=64)  # nobody watches an edge's store from long ago
+DECODED_OBJECTS = 256
+SCHEMAS = (link.SCHEMA, device_broker.SCHEMA, controller.SCHEMA, node.SCHEMA, sync.SCHEMA)
+NODE_TURN_S = 1.0
+EXIT_FAILED = 1
+
+
+async def serve(directory: DataDir, settings: Settings) -> int:
+    """Run the daemon until a signal; return its exit code. Raises SkerryError when it cannot start."""
+    lock = Lock(directory)
+    lock.take()
+    try:
+        async with AsyncExitStack() as stack:
+            app = await start(directory, settings, stack, SystemClock())
+            lock.say(Running(os.getpid(), settings.api.host, app.api_port))
+            gc.collect()
+            gc.freeze()  # what a start allocates lives as long as the process: no later collection walks it
+            daemon.ready("edgecore", app.addresses())
+            await app.supervisor.run_until_signal()
+    except SkerryError:
+        raise
+    except Exception:
+        log.exception("edgecore stops: a part of it failed")
+        return EXIT_FAILED
+    finally:
+        lock.release()
+    return 0
+
+
+async def start(directory: DataDir, settings: Settings, stack: AsyncExitStack, clock: Clock) -> "App":
+    """Open everything in the order in which a failure is cheapest to explain; ``stack`` closes it in reverse."""
+    db = Database.open(directory.database, SCHEMAS)
+    stack.push_async_callback(db.close)
+    store = await Store.open(db, kinds.registry(), clock, limits=STORE_HISTORY, decoded_objects=DECODED_OBJECTS)
+    metrics, rng = Metrics(), Rng()
+    broker = device_broker.open_broker(settings.device_broker, settings.node, db, clock=clock, rng=rng, metrics=metrics)
+    stack.push_async_callback(broker.close)
+    app = App(directory, settings, db, store, broker, clock=clock, rng=rng, metrics=metrics)
+    app.api_port = await app.api.start(settings.api.host, settings.api.port)
+    stack.push_async_callback(app.api.close)
+    stack.push_async_callback(app.supervisor.close)
+    app.spawn()
+    await broker.listen(settings.device_broker)
+    return app
+
+
+class App:
+    """What runs: each part with what it needs, and nothing else."""
+
+    def __init__(
+        self,
+        directory: DataDir,
+        settings: Settings,
+        db: Database,
+        store: Store,
+        broker: device_broker.Opened,
+        *,
+        clock: Clock,
+        rng: Rng,
+        metrics: Metrics,
+    ) -> None:
+        self.directory, self.settings, self.store, self.broker = directory, settings, store, broker
+        self.clock, self.rng, self.metrics = clock, rng, metrics
+        self.supervisor = daemon.Supervisor(clock)
+        self.api_port = 0
+        self._started = rfc3339(clock.wall())
+        name = settings.node
+        self.replica = Replica(
+            name,
+            db,
+            store,
+            store.registry,
+            statuses_of=self._statuses,
+            node_status=lambda: self.node.shown,
+            metrics=metrics,
+        )
+        self.link = EdgeLink(
+            name, self._cloud(), db, self.replica, settings.link, clock=clock, rng=rng, metrics=metrics
+        )
+        self.node = NodeStatus(
+            name,
+            db,
+            self.link.outbox,
+            settings.node_options,
+            disk=directory.path,
+            cloud_host=urlsplit(settings.cloud.broker).hostname or "",
+            clock=clock,
+        )
+        self.room = NodeRoom(
+            self.node, settings.node_options, link=self.link.status, known=self.replica.knows_node, clock=clock
+        )
+        self.devices = DeviceController(
+            name,
+            db,
+            store,
+            self.link.outbox,
+            broker.devices,
+            clock=clock,
+            metrics=metrics,
+            stale_after_s=settings.devices.stale_after_s,
+        )
+        self.renewal = Renewal(
+            directory,
+            name,
+            settings.cloud.join,
+            clock=clock,
+            rng=rng,
+            metrics=metrics,
+            on_renewed=self.link.reconnect,
+        )
+        self.api = Api(status=self.status, unready=lambda: self.room.trouble, metrics=metrics, clock=clock)
+
+    def _cloud(self) -> PahoBroker:
+        cloud, directory = self.settings.cloud, self.directory
+        if not cloud.broker.startswith("mqtts:"):
+            return PahoBroker(cloud.broker, clock=self.clock)
+        contexts = client_contexts(directory.certificate, directory.key, directory.ca, cloud.server_name)
+        return PahoBroker(cloud.broker, clock=self.clock, tls=contexts, server_hostname=cloud.server_name)
+
+    def spawn(self) -> None:
+        """Start every long-lived task."""
+        spawn = self.supervisor.spawn
+        spawn(self.link.run(), "link")
+        spawn(self.devices.run(), "devices")
+        if self.settings.cloud.join:
+            spawn(self.renewal.run(), "renewal")
+        spawn(daemon.forever(self.room.turn, every_s=NODE_TURN_S, clock=self.clock, name="node"), "node")
+
+    def addresses(self) -> dict[str, str]:
+        """What the ready line shows."""
+        host = self.settings.api.host
+        shown = f"[{host}]" if ":" in host else host
+        return {"node": self.settings.node, "mqtt": self.broker.address, "api": f"http://{shown}:{self.api_port}"}
+
+    def _statuses(self) -> dict[str, bytes]:
+        own = {node.key_of(self.settings.node): self.node.body} if self.node.body else {}
+        return own | self.devices.statuses()
+
+    def status(self) -> dict[str, Any]:
+        """The document behind ``/status``."""
+        return status.document(
+            node=self.settings.node,
+            daemon={"running": True, "pid": os.getpid(), "since": self._started},
+            link=status.link_document(self.link.status(), self.settings.cloud.broker, self.clock),
+            devices=self.store.list(kinds.DEVICE, None),
+            statuses=self.store.list(kinds.DEVICE_STATUS, None),
+            directory=self.directory,
+            now=self.clock.wall(),
+        )
