@@ -117,10 +117,13 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         return self._sign(key.public_key(), user, groups, days, sans).pem, _key_pem(key)
 
-    def server_certificate(self, names: Sequence[str] = ()) -> Pair:
-        """Return the daemon's server certificate for the fixed name, this machine and ``names``, renewed when due."""
+    def server_certificate(self, names: Sequence[str] = (), directory: Path | None = None) -> Pair:
+        """Return a server certificate for the fixed name, this machine and ``names``, renewed when due.
+
+        ``directory`` (ours by default) is another for a broker that reads its own copy.
+        """
         wanted = sorted({*LOCAL_NAMES, *names})
-        pair = self._pair("server")
+        pair = self._pair("server", directory)
         if not self._good(pair) or _sans(pair.cert.read_bytes()) != wanted:
             self._write(pair, *self.issue(SERVER_NAME, days=SERVER_DAYS, sans=wanted))
         return pair
@@ -151,8 +154,23 @@ class Authority:
             except OSError as error:
                 log.warning("own certificate not renewed", error=error)
 
-    def _pair(self, name: str) -> Pair:
-        return Pair(self.directory / f"{name}.crt", self.directory / f"{name}.key")
+    def crl(self, revoked: Sequence[tuple[str, datetime]]) -> bytes:
+        """Return the list of revoked serial numbers, in PEM, for brokers that ask OpenSSL and not us."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(self._clock.wall() - BACKDATE)
+            # OpenSSL refuses everybody once a list is out of date, so it lasts as long as the CA.
+            .next_update(self.certificate.not_valid_after_utc)
+        )
+        for serial, at in sorted(revoked):
+            entry = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(at)
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def _pair(self, name: str, directory: Path | None = None) -> Pair:
+        home = directory or self.directory
+        return Pair(home / f"{name}.crt", home / f"{name}.key")
 
     def _good(self, pair: Pair) -> bool:
         try:

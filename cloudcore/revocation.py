@@ -104,6 +104,20 @@ def list_revoked(connection: Connection) -> list[Revoked]:
     return [Revoked(r["node"], datetime.fromtimestamp(r["revoked_ms"] / 1000, UTC), r["reason"]) for r in rows]
 
 
+def living_nodes(connection: Connection) -> list[str]:
+    """Return the nodes that hold a certificate which is not revoked, by name."""
+    out = set(connection.execute(sa.select(_revocations.c.node)).scalars())
+    good = sa.select(_certificates.c.node).where(_certificates.c.revoked_ms == 0).distinct()
+    return sorted(set(connection.execute(good).scalars()) - out)
+
+
+def revoked_serials(connection: Connection, now: datetime) -> list[tuple[str, datetime]]:
+    """Return (serial, when) of each revoked certificate that has not ended by itself, by serial."""
+    living = (_certificates.c.revoked_ms > 0) & (_certificates.c.not_after_ms > _ms(now))
+    rows = connection.execute(sa.select(_certificates.c.serial, _certificates.c.revoked_ms).where(living)).all()
+    return sorted((row[0], datetime.fromtimestamp(row[1] / 1000, UTC)) for row in rows)
+
+
 class Revocations:
     """The table in memory. ``subscribe`` a function to be told of each node whose certificates were just ended."""
 
