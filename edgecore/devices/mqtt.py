@@ -43,18 +43,22 @@ class EmbeddedBroker:
     def __init__(self, broker: MqttBroker, *, metrics: Metrics) -> None:
         self._broker = broker
         self._lost = _lost(metrics)
+        self._receive: Receive | None = None
+        for topic_filter in FILTERS:
+            broker.add_sink(topic_filter, self._sink)
 
     async def run(self, receive: Receive) -> None:
-        def sink(messages: list[Publish]) -> "asyncio.Future[Any]":
-            taken = [receive(message.topic, message.payload) for message in messages]
-            return taken[0] if len(taken) == 1 else asyncio.gather(*taken)
-
-        for topic_filter in FILTERS:
-            self._broker.add_sink(topic_filter, sink)
+        self._receive = receive
         await asyncio.get_running_loop().create_future()
 
+    def _sink(self, messages: list[Publish]) -> "asyncio.Future[Any]":
+        if self._receive is None:
+            raise ConnectionLost("the device room is not open yet")  # no PUBACK: the device sends it again
+        taken = [self._receive(message.topic, message.payload) for message in messages]
+        return taken[0] if len(taken) == 1 else asyncio.gather(*taken)
+
     def publish(self, topic: str, payload: bytes) -> None:
-        self._broker.publish(topic, payload, 1).add_done_callback(self._sent)
+        self._broker.publish(topic, payload, 1, exclude=self._sink).add_done_callback(self._sent)
 
     def listens(self, topic: str) -> bool:
         plan = self._broker.routing.plan(topic)
