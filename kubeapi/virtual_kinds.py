@@ -1,0 +1,45 @@
+"""Kinds that are asked and never stored: reviews of tokens and of rights. Served, discovered, documented; not in the store."""
+
+from kubeapi.resources import Resource
+
+AUTHENTICATION, AUTHORIZATION = "authentication.k8s.io", "authorization.k8s.io"
+
+
+def _review(group: str, plural: str, kind: str, *, namespaced: bool = False) -> Resource:
+    definition = f"io.k8s.api.{group.partition('.')[0]}.v1.{kind}"
+    return Resource(group, "v1", plural, kind, namespaced=namespaced, definition=definition, verbs=("create",))
+
+
+VIRTUAL = (
+    _review(AUTHENTICATION, "tokenreviews", "TokenReview"),
+    _review(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview"),
+    _review(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
+    _review(AUTHORIZATION, "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+    _review(AUTHORIZATION, "subjectaccessreviews", "SubjectAccessReview"),
+    _review(AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview", namespaced=True),
+)
+VIRTUAL_BY_PATH = {(res.group, res.version, res.plural): res for res in VIRTUAL}
+
+# Subresources whose body is another kind than their parent's: (group, version, kind)
+SUBRESOURCE_KINDS = {
+    "scale": ("autoscaling", "v1", "Scale"),
+    "token": (AUTHENTICATION, "v1", "TokenRequest"),
+    "eviction": ("policy", "v1", "Eviction"),
+    "binding": ("", "v1", "Binding"),
+}
+SUBRESOURCE_VERBS = {
+    "token": ("create",),
+    "eviction": ("create",),
+    "binding": ("create",),
+    "finalize": ("update",),
+}
+DEFAULT_SUBRESOURCE_VERBS = ("get", "patch", "update")
+
+
+def subresource_kind(res: Resource, subresource: str) -> tuple[str, str, str]:
+    """Return (group, version, kind) of what a subresource takes and answers."""
+    return SUBRESOURCE_KINDS.get(subresource, (res.group, res.version, res.kind))
+
+
+def subresource_verbs(subresource: str) -> tuple[str, ...]:
+    return SUBRESOURCE_VERBS.get(subresource, DEFAULT_SUBRESOURCE_VERBS)
