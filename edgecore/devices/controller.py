@@ -61,6 +61,7 @@ class DeviceController:
         self.entries: dict[DeviceId, Entry] = {}
         self._statuses = Statuses(store, DEVICE_STATUS, clock)
         self._requests = Requests(node, self.entries, broker, clock=clock, metrics=metrics)
+        self._requests.on_expected(self._tell_watchers)
         self._specs = Specs(
             node,
             store,
@@ -123,7 +124,7 @@ class DeviceController:
         return delta(entry.twin.twins) if entry is not None else {}
 
     def watch(self, changed: Callable[[DeviceId], object]) -> None:
-        """Call ``changed`` after a device was added, removed or given another spec (also for all that are here)."""
+        """Call ``changed`` after a device was added, removed, or given another spec or override (also for all here)."""
         self._watchers.append(changed)
         for device in self.entries:
             changed(device)

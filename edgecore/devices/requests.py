@@ -1,6 +1,6 @@
 """What MQTT clients ask, answered on the device's own topic with their event id, in the form they used (TWIN-11)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from devicetwin import topics
 from devicetwin.delta import delta
@@ -25,6 +25,7 @@ class Requests:
         self._entries = entries
         self._broker = broker
         self._clock = clock
+        self._on_expected: Callable[[DeviceId], object] = lambda _device: None
         self._asked = metrics.counter(
             "edge_device_requests_total", "Requests of MQTT clients and mappers by result.", ["verb", "result"]
         )
@@ -37,6 +38,10 @@ class Requests:
             topics.MEMBERSHIP_GET: self._membership_get,
             topics.MEMBERSHIP_DETAIL: self._membership_detail,
         }
+
+    def on_expected(self, told: Callable[[DeviceId], object]) -> None:
+        """Call ``told`` once an app's own expected value is on disk."""
+        self._on_expected = told
 
     def handle(self, request: topics.Request, payload: bytes, batch: Batch) -> None:
         """Carry out one request; a refusal is an answer."""
@@ -117,6 +122,8 @@ class Requests:
         device = entry.twin
         properties = device.spec.properties
         values, at_ms, known, visible = {}, now_ms, True, False
+        if any(change.expected_set for change in changes):
+            batch.after.append(lambda: self._on_expected(entry.id))
         for change in changes:
             prop = properties.get(change.name)
             leaves = prop is None or prop.report_to_cloud

@@ -1,0 +1,1 @@
+"""Protocol ``host``: the gateway itself as a device, on real values."""

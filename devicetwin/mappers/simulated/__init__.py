@@ -1,0 +1,1 @@
+"""Protocol ``simulated``: devices that exist in arithmetic only, repeatable by their seed."""
