@@ -106,6 +106,10 @@ class Daemon:
                 return int(line.split()[1]) * 1024
         return 0
 
+    def mapped_files(self) -> str:
+        """Every file that the process has mapped: its extension modules are among them."""
+        return Path(f"/proc/{self.pid}/maps").read_text()
+
     def tail(self, lines: int = 40) -> str:
         """The end of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""

@@ -1,0 +1,51 @@
+"""Real processes for the end-to-end tests: a whole platform, or one edge that has joined a cloud that is away."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cloudcore.certs import Authority
+from edgecore.data_dir import DataDir
+from proto.kit.clock import SystemClock
+from tests.kit.platform import Platform
+from tests.kit.process import Daemon, free_port
+
+NODE = "gw-1"
+
+
+class LoneEdge:
+    """An edge whose cloud never answers: what an edge does by itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.directory = DataDir(path / "edge")
+        self.mqtt_port, self.api_port = free_port(), free_port()
+        self.directory.pki.mkdir(parents=True, mode=0o700)
+        authority = Authority.open_or_create(path / "ca", SystemClock())
+        pair = authority.client_certificate(NODE, f"system:node:{NODE}", ("system:nodes",))
+        self.directory.certificate.write_bytes(pair.cert.read_bytes())
+        self.directory.key.write_bytes(pair.key.read_bytes())
+        self.directory.key.chmod(0o600)
+        self.directory.ca.write_bytes(authority.ca_pem)
+        self.directory.settings.write_text(
+            f"node: {NODE}\n"
+            "cloud: {broker: 'mqtts://127.0.0.1:1'}\n"
+            f"device_broker: {{port: {self.mqtt_port}}}\n"
+            f"api: {{port: {self.api_port}}}\n"
+        )
+        self.daemon = Daemon(NODE, ["edgecore", "run", "--data-dir", str(self.directory.path)], path / "edge.log")
+
+
+@pytest.fixture
+async def lone_edge(tmp_path: Path) -> AsyncIterator[LoneEdge]:
+    edge = LoneEdge(tmp_path)
+    yield edge
+    await edge.daemon.kill()
+
+
+@pytest.fixture
+async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
+    """A cloud that serves; add edges to it."""
+    async with Platform(tmp_path) as platform:
+        await platform.start_cloud()
+        yield platform
