@@ -6,11 +6,15 @@ from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
+from devicetwin.mappers import FACTORIES
+from devicetwin.mappers.host.mapper import HostMapper
+from devicetwin.mappers.simulated.mapper import SimulatedMapper
 from edgecore import device_broker, kinds, node, status, sync
 from edgecore.api import Api
 from edgecore.data_dir import DataDir, Lock, Running
 from edgecore.devices import controller
 from edgecore.devices.controller import DeviceController
+from edgecore.devices.mappers import Mappers
 from edgecore.node import NodeRoom, NodeStatus
 from edgecore.renewal import Renewal
 from edgecore.settings import Settings
@@ -130,6 +134,12 @@ class App:
             metrics=metrics,
             stale_after_s=settings.devices.stale_after_s,
         )
+        wanted = {
+            HostMapper.protocol: settings.devices.host_mapper,
+            SimulatedMapper.protocol: settings.devices.simulated_mapper,
+        }
+        factories = {protocol: make for protocol, make in FACTORIES.items() if wanted.get(protocol, True)}
+        self.mappers = Mappers(name, self.devices, factories, clock=clock, rng=rng, metrics=metrics)
         self.renewal = Renewal(
             directory,
             name,
@@ -153,6 +163,7 @@ class App:
         spawn = self.supervisor.spawn
         spawn(self.link.run(), "link")
         spawn(self.devices.run(), "devices")
+        spawn(self.mappers.run(), "mappers")
         if self.settings.cloud.join:
             spawn(self.renewal.run(), "renewal")
         spawn(daemon.forever(self.room.turn, every_s=NODE_TURN_S, clock=self.clock, name="node"), "node")

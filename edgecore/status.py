@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from devicetwin.mappers.host.mapper import label_of
 from edgecore import certificate, offline
 from edgecore.admin import live_status
 from edgecore.data_dir import DataDir
@@ -56,13 +57,14 @@ def document(
     now: datetime,
 ) -> dict[str, Any]:
     """Assemble the document (pure but for certificate and disk)."""
+    devices, statuses = list(devices), list(statuses)
     return {
         "version": VERSION,
         "node": node,
         "daemon": daemon,
         "link": link,
         "devices": device_summary(devices, statuses),
-        "label": "",
+        "label": label_of(devices, statuses),
         "certificate": certificate_summary(directory.certificate, now),
         "disk": disk_summary(directory),
     }
