@@ -50,6 +50,7 @@ async def serve(directory: DataDir, settings: Settings) -> int:
             lock.say(Running(os.getpid(), settings.api.host, app.api_port))
             gc.collect()
             gc.freeze()  # what a start allocates lives as long as the process: no later collection walks it
+            app.supervisor.listen_for_signals()
             daemon.ready("edgecore", app.addresses())
             await app.supervisor.run_until_signal()
     except SkerryError:
@@ -140,6 +141,9 @@ class App:
         }
         factories = {protocol: make for protocol, make in FACTORIES.items() if wanted.get(protocol, True)}
         self.mappers = Mappers(name, self.devices, factories, clock=clock, rng=rng, metrics=metrics)
+        wanted = {"host": settings.devices.host_mapper, "simulated": settings.devices.simulated_mapper}
+        factories = {name: factory for name, factory in FACTORIES.items() if wanted.get(name, True)}
+        self.mappers = Mappers(name, self.devices, factories, clock=clock, rng=rng, metrics=metrics)
         self.renewal = Renewal(
             directory,
             name,
@@ -163,6 +167,7 @@ class App:
         spawn = self.supervisor.spawn
         spawn(self.link.run(), "link")
         spawn(self.devices.run(), "devices")
+        spawn(self.mappers.run(), "mappers")
         spawn(self.mappers.run(), "mappers")
         if self.settings.cloud.join:
             spawn(self.renewal.run(), "renewal")

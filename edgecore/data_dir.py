@@ -50,7 +50,7 @@ class DataDir:
 
     @property
     def reserve(self) -> Path:
-        return self.path / "reserve"
+        return self.path / "edge.db.reserve"
 
     @property
     def pki(self) -> Path:

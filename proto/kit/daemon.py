@@ -50,7 +50,8 @@ class Supervisor:
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._failed: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None  # of the first task that failed
+        self._stop: asyncio.Event | None = None  # set by a signal or a failure
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
         """Run ``work`` until the process ends; an exception in it stops the supervisor."""
@@ -63,26 +64,29 @@ class Supervisor:
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
             return
-        if self._failed is not None and not self._failed.done():
-            self._failed.set_exception(task.exception() or RuntimeError(task.get_name()))
+        self._error = self._error or task.exception()
+        if self._stop is not None:
+            self._stop.set()
+
+    def listen_for_signals(self) -> None:
+        """From now on SIGINT and SIGTERM end ``run_until_signal``; call it before saying ``ready``."""
+        if self._stop is not None:
+            return
+        self._stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
 
     async def run_until_signal(self) -> None:
         """Wait for SIGINT, SIGTERM or the failure of a task (raised here)."""
-        loop = asyncio.get_running_loop()
-        self._failed = loop.create_future()
-        stop = loop.create_future()
-
-        def on_signal() -> None:
-            if not stop.done():
-                stop.set_result(None)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal)
+        self.listen_for_signals()
+        assert self._stop is not None
         self.spawn(watchdog(self.clock), "watchdog")
-        await asyncio.wait({stop, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+        if self._error is None:
+            await self._stop.wait()
         notify("STOPPING=1")
-        if self._failed.done():
-            await self._failed
+        if self._error is not None:
+            raise self._error
 
     async def close(self) -> None:
         """Cancel every task and wait for it."""
