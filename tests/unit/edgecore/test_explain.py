@@ -9,7 +9,7 @@ from edgecore.cli import main
 from edgecore.commands.device import render_table, short_duration
 from edgecore.data_dir import DataDir
 from edgecore.explain import explain, table
-from edgecore.status import device_summary
+from edgecore.status import device_summary, label_of
 from kubeapi.store import Store
 from proto.kit.database import Database
 from proto.link import edge as link
@@ -119,6 +119,16 @@ def test_stale_beats_pending_beats_synced_in_the_summary() -> None:
     statuses = [status("a", Synced="x"), status("b", Pending="x"), status("c", Synced="x", Stale="x")]
 
     assert device_summary(devices, statuses) == {"total": 4, "synced": 1, "pending": 2, "stale": 1}
+
+
+def test_the_label_of_the_gateway_is_that_of_its_host_device() -> None:
+    gateway = device("gateway")
+    gateway["spec"]["protocol"] = {"protocolName": "host"}
+    labelled = status("gateway")
+    labelled["status"]["twins"] = [{"propertyName": "label", "reported": {"value": "boiler-room"}}]
+
+    assert label_of([gateway, device()], [labelled, status()]) == "boiler-room"
+    assert label_of([device()], [status()]) == ""
 
 
 @pytest.fixture
