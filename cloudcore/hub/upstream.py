@@ -84,6 +84,11 @@ class Upstream:
             "cloudcore_status_waiting", "Statuses waiting for the API server", source=lambda: len(self._writes)
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many statuses are not yet written."""
+        return len(self._writes)
+
     async def run(self) -> None:
         await self._writes.run()
 

@@ -1,0 +1,276 @@
+"""Composition root of cloudcore: opens everything in order, says ``ready``, closes everything in reverse.
+
+cloudcore speaks to its embedded API only over HTTPS with a client certificate, as to any API server.
+"""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cloudcore import backup, broker, crds, data_dir, kubeconfig, status
+from cloudcore.admin import AdminServer
+from cloudcore.broker_access import CLOUD_USER, BrokerAccess
+from cloudcore.certs import Authority, Pair
+from cloudcore.embedded_api import EmbeddedApi
+from cloudcore.history import History
+from cloudcore.hub.hub import Hub
+from cloudcore.join import JoinServer
+from cloudcore.kube import config
+from cloudcore.kube.client import KubeClient
+from cloudcore.kube.cluster import Cluster
+from cloudcore.kube.informer import InformerSettings
+from cloudcore.link_log import SqlLog
+from cloudcore.revocation import Revocations
+from cloudcore.settings import Settings
+from cloudcore.sql import Sql
+from proto.kit import daemon, tls
+from proto.kit.backoff import Rng
+from proto.kit.clock import Clock, SystemClock
+from proto.kit.errors import SkerryError, Terminal, UsageError
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+from proto.link.broker import Broker
+from proto.link.cloud import CloudLink
+
+ADMIN_USER = "skerry-admin"
+KUBECONFIG_CHECK_S = 600.0
+SYNC_TIMEOUT_S = 20.0
+log = Logger("cloudcore")
+
+
+class PortTaken(Terminal):
+    """A listener could not start."""
+
+    code = "PortTaken"
+
+
+class App:
+    """One cloudcore. ``run`` serves until a signal."""
+
+    def __init__(self, directory: Path, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.directory = directory
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.rng = Rng()
+        self.metrics = Metrics()
+        self.supervisor = daemon.Supervisor(self.clock)
+        self.started_at: datetime = self.clock.wall()
+        self.addresses: dict[str, str] = {}
+        self.hub: Hub
+        self.link: CloudLink | None = None
+        self.authority: Authority
+        self.sql: Sql
+        self.revocations: Revocations
+        self.ready = False
+
+    async def run(self) -> int:
+        """Serve. Raises SkerryError with one sentence when something cannot start."""
+        with data_dir.lock(self.directory):
+            if backup.interrupted(self.directory):
+                raise UsageError(f"a restore of {self.directory} was interrupted: run `cloudcore restore FILE` again")
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(self.supervisor.close)
+                await self._start(stack)
+                data_dir.write_addresses(
+                    self.directory,
+                    data_dir.Addresses(
+                        pid=os.getpid(), **{k: self.addresses.get(k, "") for k in ("api", "broker", "join", "admin")}
+                    ),
+                )
+                self.ready = True
+                daemon.ready("cloudcore", self.addresses)
+                await self.supervisor.run_until_signal()
+        return 0
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self.settings
+        self.authority = Authority.open_or_create(self.directory / "pki", self.clock)
+        self.sql = Sql.open(settings.database_url(self.directory))
+        stack.push_async_callback(self.sql.close)
+        self.revocations = Revocations(self.sql, self.clock)
+        await self.revocations.load()
+        access = await self._api(stack)
+        client = KubeClient(access)
+        stack.push_async_callback(client.close)
+        await self._install_crds(client)
+        informers = InformerSettings(idle_timeout_s=settings.api.idle_timeout_s)
+        cluster = Cluster(client, clock=self.clock, rng=self.rng, metrics=self.metrics, settings=informers)
+        history = History(self.sql, clock=self.clock, metrics=self.metrics)
+        self.hub = Hub(cluster, history, settings, self._changed)
+        self.hub.start(self.supervisor)
+        self.supervisor.spawn(history.run_retention(settings.history.keep_days), "retention")
+        self.supervisor.spawn(self.revocations.run(), "revocations")
+        await self._link(await self._broker(stack))
+        await self._join(stack)
+        await self._admin(stack)
+        self.supervisor.spawn(self._keep_certificates(), "certificates")
+        await self._first_sync(cluster)
+
+    def _changed(self, node: str, key: str) -> None:
+        if self.link is not None:
+            self.link.changed(node, key)
+
+    async def _api(self, stack: AsyncExitStack) -> config.KubeAccess:
+        """Start the embedded API, or read the kubeconfig of another one."""
+        api = self.settings.api
+        if not self.settings.embedded_api:
+            access = config.load(None if api.kubeconfig == "in-cluster" else Path(api.kubeconfig))
+            self.addresses["api"] = access.server
+            return access
+        embedded = await EmbeddedApi.open(
+            self.directory, self.authority, self.revocations, api, clock=self.clock, rng=self.rng, metrics=self.metrics
+        )
+        stack.push_async_callback(embedded.close)
+        embedded.start(self.supervisor)
+        port = await self._listen(
+            "api", api.host, api.port, lambda: embedded.listen(self._context(require_client=False))
+        )
+        self.addresses["api"] = f"https://{_reachable(api.host)}:{port}"
+        self._write_kubeconfig()
+        own = self._own()
+        contexts = tls.client_contexts(own.cert, own.key, self.authority.ca_file)
+        return config.KubeAccess(server=f"https://{_local(api.host)}:{port}", context=contexts)
+
+    async def _install_crds(self, client: KubeClient) -> None:
+        """Our own API gets our definitions at start; into a real cluster a person puts them, with `crds apply`."""
+        if self.settings.embedded_api:
+            await crds.apply(client, clock=self.clock, rng=self.rng)
+
+    async def _broker(self, stack: AsyncExitStack) -> Broker:
+        options = self.settings.broker
+        if not self.settings.embedded_broker:
+            self.addresses["broker"] = options.url
+            own = self._own()
+            return broker.foreign(
+                options,
+                ca=self.authority.ca_file,
+                cert=own.cert,
+                key=own.key,
+                clock=self.clock,
+                frame_bytes=self.settings.link.frame_bytes,
+            )
+        embedded = broker.EmbeddedBroker(
+            self.directory / "broker.db",
+            options,
+            BrokerAccess(self.revocations, self.metrics),
+            frame_bytes=self.settings.link.frame_bytes,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+        stack.push_async_callback(embedded.close)
+        self.revocations.subscribe(embedded.kick_node)
+        context = self._context(require_client=True)
+        port = await self._listen("broker", options.host, options.port, lambda: embedded.listen(context))
+        self.addresses["broker"] = f"mqtts://{_reachable(options.host)}:{port}"
+        return embedded.local
+
+    async def _link(self, over: Broker) -> None:
+        link = CloudLink(
+            over,
+            SqlLog(self.sql),
+            self.hub.replica,
+            self.settings.link,
+            clock=self.clock,
+            rng=self.rng,
+            metrics=self.metrics,
+        )
+        self.link = link
+        self.revocations.subscribe(lambda node: self._spawn_kick(link, node))
+        self.supervisor.spawn(link.run(), "link")
+
+    def _spawn_kick(self, link: CloudLink, node: str) -> None:
+        self.supervisor.spawn(link.kick(node, "its certificate was revoked"), f"kick-{node}")
+
+    async def _join(self, stack: AsyncExitStack) -> None:
+        options = self.settings.join
+        server = JoinServer(
+            self.authority, self.sql, clock=self.clock, metrics=self.metrics, revocations=self.revocations
+        )
+        stack.push_async_callback(server.close)
+        context = self._context(require_client=False)
+        port = await self._listen(
+            "join", options.host, options.port, lambda: server.start(options.host, options.port, context)
+        )
+        self.addresses["join"] = f"https://{_reachable(options.host)}:{port}"
+
+    async def _admin(self, stack: AsyncExitStack) -> None:
+        options = self.settings.admin
+        server = AdminServer(
+            status=lambda: status.of(self), unready=self._unready, metrics=self.metrics, clock=self.clock
+        )
+        stack.push_async_callback(server.close)
+        port = await self._listen("admin", options.host, options.port, lambda: server.start(options.host, options.port))
+        self.addresses["admin"] = f"{_local(options.host)}:{port}"
+
+    async def _first_sync(self, cluster: Cluster) -> None:
+        """Wait a while for the first lists; a real API server that is away is no reason to give up."""
+        try:
+            async with asyncio.timeout(SYNC_TIMEOUT_S):
+                await cluster.wait_synced()
+        except TimeoutError:
+            lacking = [i.kind.plural for i in cluster.informers if not i.synced.is_set()]
+            log.warning("serving before the first list is complete", resources=",".join(lacking))
+
+    def _unready(self) -> str:
+        if not self.ready:
+            return "starting"
+        lacking = [i.kind.plural for i in self.hub.cluster.informers if not i.synced.is_set()]
+        return f"not listed yet: {', '.join(lacking)}" if lacking else ""
+
+    # certificates
+
+    def _own(self) -> Pair:
+        return self.authority.client_certificate("cloudcore", CLOUD_USER)
+
+    def _names(self) -> list[str]:
+        hosts = [self.settings.api.host, self.settings.broker.host, self.settings.join.host]
+        return sorted({*self.settings.api.names, *(h for h in hosts if h not in {"0.0.0.0", "::", ""})})  # noqa: S104
+
+    def _context(self, *, require_client: bool) -> ssl.SSLContext:
+        """Return a listener's context whose certificate is swapped when it is renewed."""
+        pair = self.authority.server_certificate(self._names())
+        context = tls.server_context(pair.cert, pair.key, self.authority.ca_file, require_client=require_client)
+        self.supervisor.spawn(tls.Reloading(context, pair.cert, pair.key, clock=self.clock).run(), "certificate-reload")
+        return context
+
+    async def _keep_certificates(self) -> None:
+        clients = [("cloudcore", CLOUD_USER, ["system:masters"]), ("admin", ADMIN_USER, ["system:masters"])]
+        self.supervisor.spawn(self.authority.keep_fresh(self._names(), clients), "certificate-renewal")
+        while self.settings.embedded_api:
+            await self.clock.sleep(KUBECONFIG_CHECK_S)
+            self._write_kubeconfig()
+
+    def _write_kubeconfig(self) -> None:
+        try:
+            pair = self.authority.client_certificate("admin", ADMIN_USER)
+            path = self.directory / data_dir.ADMIN_KUBECONFIG
+            kubeconfig.write(path, self.addresses["api"], self.authority.ca_pem, pair, user=ADMIN_USER)
+        except OSError as error:
+            log.warning("admin.kubeconfig not written", error=error)
+
+    @staticmethod
+    async def _listen(what: str, host: str, port: int, start: Callable[[], Any]) -> int:
+        try:
+            bound: int = await start()
+        except SkerryError:
+            raise
+        except OSError as error:
+            raise PortTaken(
+                f"{what} cannot listen on {host}:{port} ({error.strerror or error}): stop the other process,"
+                f" or use --set {what}.port=PORT"
+            ) from error
+        return bound
+
+
+def _local(host: str) -> str:
+    """Return the address by which this machine reaches a listener on ``host``."""
+    found = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"[{found}]" if ":" in found else found
+
+
+_reachable = _local

@@ -1,0 +1,59 @@
+"""``cloudcore history DEVICE``: what a device reported, as text, CSV or JSON lines in one array."""
+
+import argparse
+import csv
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from cloudcore.commands import as_json, as_table, open_sql, wait
+from cloudcore.durations import parse_s
+from cloudcore.history import Query, read
+from proto.kit.clock import SystemClock, wall_ms
+from proto.kit.errors import UsageError
+
+FIELDS = ("at", "node", "namespace", "device", "property", "value", "version", "seq", "incarnation", "uid", "at_ms")
+
+
+def run(args: argparse.Namespace) -> int:
+    return wait(_history(args))
+
+
+async def _history(args: argparse.Namespace) -> int:
+    query = query_of(args, wall_ms(SystemClock()))
+    sql = open_sql(args)
+    try:
+        rows = await sql.read(lambda conn: [_shown(row) for row in read(conn, query)])
+    finally:
+        await sql.close()
+    if args.output == "json":
+        print(as_json(rows))
+    elif args.output == "csv":
+        writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    elif rows:
+        print(
+            as_table(
+                ("AT", "PROPERTY", "VALUE", "NODE"), [(r["at"], r["property"], r["value"], r["node"]) for r in rows]
+            )
+        )
+    else:
+        print(f"no reports of {query.namespace}/{query.device}", file=sys.stderr)
+    return 0
+
+
+def query_of(args: argparse.Namespace, now_ms: int) -> Query:
+    """Return what to look for. Raises UsageError."""
+    namespace, _, device = args.device.rpartition("/")
+    if namespace and args.namespace and namespace != args.namespace:
+        raise UsageError(f"{args.device!r} and -n {args.namespace} name two namespaces")
+    if args.limit < 1:
+        raise UsageError(f"--limit {args.limit}: at least 1")
+    since_ms = now_ms - int(parse_s(args.since, "--since") * 1000) if args.since else 0
+    return Query(namespace or args.namespace or "default", device, args.property, since_ms, args.limit)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    at = datetime.fromtimestamp(row["at_ms"] / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {field: at if field == "at" else row[field] for field in FIELDS}

@@ -1,0 +1,122 @@
+"""The Kubernetes API that cloudcore brings along: kubeapi on kube.db, behind TLS, RBAC and the node authorizer."""
+
+import ssl
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from cloudcore.certs import ADMIN_GROUP, NODE_GROUP, Authority, CertificateRefused, parse_csr
+from cloudcore.revocation import Revocations
+from cloudcore.settings import Api
+from kubeapi import kinds
+from kubeapi.access import Access, Authenticator
+from kubeapi.controllers.csr import SERVING, SigningRequest
+from kubeapi.crds import Crds
+from kubeapi.nodeauth import NodeAuthorizer
+from kubeapi.objects import Objects
+from kubeapi.rbac import Rbac
+from kubeapi.server import ApiServer
+from kubeapi.store import Store
+from kubeapi.tokens import TokenSigner, open_key
+from proto.kit.backoff import Rng
+from proto.kit.clock import Clock
+from proto.kit.daemon import Supervisor
+from proto.kit.database import Database
+from proto.kit.metrics import Metrics
+
+TOKEN_KEY = "service-account.key"  # noqa: S105  a file's name
+DAY_S = 86_400.0
+MAX_DAYS = 365.0
+
+
+class EmbeddedApi:
+    """Everything between kube.db and the socket."""
+
+    def __init__(self, options: Api, objects: Objects, server: ApiServer, closing: AsyncExitStack) -> None:
+        self._options = options
+        self.objects = objects
+        self._server = server
+        self._closing = closing
+
+    @classmethod
+    async def open(
+        cls,
+        data_dir: Path,
+        authority: Authority,
+        revocations: Revocations,
+        options: Api,
+        *,
+        clock: Clock,
+        rng: Rng,
+        metrics: Metrics,
+    ) -> Self:
+        """Open the store and compose the server; nothing listens yet. Raises DatabaseDamaged."""
+        closing = AsyncExitStack()
+        database = Database.open(data_dir / "kube.db")
+        closing.push_async_callback(database.close)
+        registry = kinds.registry()
+        store = await Store.open(database, registry, clock)
+        crds = Crds(store, registry, clock)
+        crds.start()
+        objects = Objects(store, registry, clock, admission=[crds.admit], rng=rng)
+        authenticator = Authenticator(
+            store,
+            registry,
+            clock,
+            signer=TokenSigner(open_key(data_dir / "pki" / TOKEN_KEY), clock),
+            revoked=lambda peer: revocations.is_revoked(peer.common_name, peer.serial),
+        )
+        access = Access(
+            authenticator,
+            [NodeAuthorizer(store, registry), Rbac(store)],
+            refused=metrics.counter("cloudcore_api_refused_total", "Requests that were not allowed", ("reason",)),
+        )
+        server = ApiServer(
+            objects, access, clock=clock, sign=lambda asked: sign(authority, asked), metrics=metrics, rng=rng
+        )
+        return cls(options, objects, server, closing)
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Run the built-in controllers until the supervisor ends."""
+
+    async def listen(self, context: ssl.SSLContext) -> int:
+        """Serve; returns the bound port. Raises OSError."""
+        return await self._server.start(self._options.host, self._options.port, context)
+
+    async def close(self) -> None:
+        await self._server.close()
+        await self._closing.aclose()
+
+
+def sign(authority: Authority, asked: SigningRequest) -> bytes:
+    """Sign an approved CertificateSigningRequest. Raises CertificateRefused, MalformedMessage.
+
+    Nodes get theirs from the join endpoint, where tokens and revocation live, so their group is not given here.
+    """
+    csr = parse_csr(asked.request)
+    days = min(asked.lifetime.total_seconds() / DAY_S, MAX_DAYS)
+    groups = _names(csr, NameOID.ORGANIZATION_NAME)
+    user = _names(csr, NameOID.COMMON_NAME)
+    if asked.signer == SERVING:
+        return authority.sign_csr(asked.request, user=asked.username, days=days, sans=_sans(csr)).pem
+    if len(user) != 1:
+        raise CertificateRefused("the request must name one user as its common name")
+    refused = {ADMIN_GROUP, NODE_GROUP} & set(groups)
+    if refused:
+        raise CertificateRefused(f"a certificate for group {refused.pop()} is not signed by request")
+    return authority.sign_csr(asked.request, user=user[0], groups=groups, days=days).pem
+
+
+def _names(csr: x509.CertificateSigningRequest, kind: x509.ObjectIdentifier) -> list[str]:
+    return [str(attribute.value) for attribute in csr.subject.get_attributes_for_oid(kind)]
+
+
+def _sans(csr: x509.CertificateSigningRequest) -> list[str]:
+    try:
+        found = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound as error:
+        raise CertificateRefused("a server's request must carry subject alternative names") from error
+    return [str(name.value) for name in found]

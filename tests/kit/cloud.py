@@ -1,0 +1,99 @@
+"""The cloud's rooms without link and daemon: the real embedded API over HTTPS, the real database, the real hub."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from cloudcore import crds
+from cloudcore.certs import Authority
+from cloudcore.embedded_api import EmbeddedApi
+from cloudcore.history import History
+from cloudcore.hub.hub import Hub
+from cloudcore.kube.client import KubeClient
+from cloudcore.kube.cluster import Cluster
+from cloudcore.kube.config import KubeAccess
+from cloudcore.kube.errors import NotFound
+from cloudcore.kube.resources import DEVICE, DEVICE_MODEL, DEVICE_STATUS, Kind
+from cloudcore.revocation import Revocations
+from cloudcore.settings import Api, Nodes, Settings
+from cloudcore.sql import Sql
+from proto.kit import tls
+from proto.kit.backoff import Rng
+from proto.kit.clock import SystemClock
+from proto.kit.daemon import Supervisor
+from proto.kit.metrics import Metrics
+from proto.link.replica import StateChange
+
+QUICK = Settings(nodes=Nodes(away_after_s=0.0, settle_s=0.0), api=Api(host="127.0.0.1", port=0))
+
+
+class Cloud:
+    """A running hub. ``changes`` is what the link would have been told."""
+
+    def __init__(self, client: KubeClient, cluster: Cluster, hub: Hub, sql: Sql, metrics: Metrics) -> None:
+        self.client, self.cluster, self.hub, self.sql, self.metrics = client, cluster, hub, sql, metrics
+        self.changes: list[tuple[str, str]] = []
+
+    async def create(self, kind: Kind, name: str, spec: dict[str, Any] | None = None) -> dict[str, Any]:
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": name}, "spec": spec or {}}
+        return await self.client.create(kind, "default" if kind.namespaced else "", body)
+
+    async def device(self, name: str, node: str = "gw-1", model: str = "thermo", **spec: Any) -> dict[str, Any]:
+        return await self.create(DEVICE, name, {"nodeName": node, "deviceModelRef": {"name": model}, **spec})
+
+    async def model(self, name: str = "thermo") -> dict[str, Any]:
+        prop = {"name": "temp", "type": "STRING", "accessMode": "ReadWrite"}
+        return await self.create(DEVICE_MODEL, name, {"protocol": "mqtt", "properties": [prop]})
+
+    async def status(self, name: str) -> dict[str, Any]:
+        """The device's reported status; empty before it has one."""
+        try:
+            found = await self.client.get(DEVICE_STATUS, "default", name)
+        except NotFound:
+            return {}
+        return found.get("status") or {}
+
+
+def status_change(name: str, uid: str, version: int, **status: Any) -> StateChange:
+    """What an edge sends about one device."""
+    body = {"uid": uid, "version": version, "status": {"state": "online", "twins": [], **status}}
+    return StateChange(DEVICE_STATUS.key("default", name), json.dumps(body).encode())
+
+
+@asynccontextmanager
+async def running(path: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud]:
+    """Start everything under ``path``, synced."""
+    clock, rng, metrics = SystemClock(), Rng(1), Metrics()
+    async with AsyncExitStack() as stack:
+        authority = Authority.open_or_create(path / "pki", clock)
+        sql = Sql.open(f"sqlite:///{path / 'cloud.db'}")
+        stack.push_async_callback(sql.close)
+        api = await EmbeddedApi.open(
+            path, authority, Revocations(sql, clock), settings.api, clock=clock, rng=rng, metrics=metrics
+        )
+        stack.push_async_callback(api.close)
+        supervisor = Supervisor(clock)
+        stack.push_async_callback(supervisor.close)
+        api.start(supervisor)
+        server = authority.server_certificate()
+        port = await api.listen(tls.server_context(server.cert, server.key, authority.ca_file))
+        own = authority.client_certificate("cloudcore", "system:cloudcore")
+        contexts = tls.client_contexts(own.cert, own.key, authority.ca_file)
+        client = KubeClient(KubeAccess(f"https://127.0.0.1:{port}", contexts))
+        stack.push_async_callback(client.close)
+        await crds.apply(client, clock=clock, rng=rng)
+        cluster = Cluster(client, clock=clock, rng=rng, metrics=metrics)
+        changes: list[tuple[str, str]] = []
+        hub = Hub(
+            cluster,
+            History(sql, clock=clock, metrics=metrics),
+            settings,
+            lambda node, key: changes.append((node, key)),
+        )
+        hub.start(supervisor)
+        await cluster.wait_synced()
+        cloud = Cloud(client, cluster, hub, sql, metrics)
+        cloud.changes = changes
+        yield cloud
