@@ -17,6 +17,7 @@ MAX_PIECES = 64
 MAX_KEY = 512
 MAX_NAME = 64  # incarnations and kinds
 MAX_MARKS = 64
+MAX_SEQ = 1 << 62  # SQL integers are signed
 FRAME_OVERHEAD = 64  # room for epoch, acks and field tags around a body
 
 
@@ -122,6 +123,8 @@ def _write_hello(out: Any, body: frames.Hello) -> None:
 def _read_hello(m: Any) -> frames.Hello:
     if not m.incarnation:
         raise MalformedMessage("hello names no incarnation")
+    if not m.floor <= m.last < MAX_SEQ or m.epoch >= MAX_SEQ:
+        raise MalformedMessage("hello has impossible positions")
     return frames.Hello(
         version=m.version,
         connection=m.connection,
@@ -253,6 +256,8 @@ def _read_messages(m: Any) -> frames.Messages:
         if seq <= before:
             raise MalformedMessage("message batch is not in order")
         before = seq
+    if before >= MAX_SEQ:
+        raise MalformedMessage("message batch has an impossible seq")
     for kind in set(kinds):
         _name(kind)
     return frames.Messages(m.prev, list(map(MessageRow, seqs, kinds, bodies)), _name(m.lineage))

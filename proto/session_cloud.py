@@ -54,6 +54,7 @@ class CloudSession:
         self.exchange: Exchange | None = None
         self.heard_s = 0.0
         self.stale_frames = 0
+        self.spread_s = 0.0  # over how long edges that are asked to say hello again shall spread
         self._hello: Hello | None = None  # the one that made the present session
         self._judging: Hello | None = None
         self._welcome: Welcome | None = None
@@ -219,7 +220,9 @@ class CloudSession:
         if now_s - self._stale_told_s < STALE_PERIOD_S:
             return []
         self._stale_told_s = now_s
-        return [Send(Frame(epoch, Refused(reason=Reason.STALE, text=TEXT)), 1)]
+        return [
+            Send(Frame(epoch, Refused(reason=Reason.STALE, text=TEXT, retry_after_ms=int(self.spread_s * 1000))), 1)
+        ]
 
     def _end(self, reason: str) -> list[Effect]:
         self._buffer = []

@@ -176,6 +176,11 @@ class Outbox:
         assert isinstance(found, Pending)
         return found
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of waiting messages, as of the last commit."""
+        return self._bytes
+
     def bounds(self) -> tuple[int, int]:
         """Return (floor, last): messages up to floor are no longer held; last is the newest."""
 
