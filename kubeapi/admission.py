@@ -7,6 +7,10 @@ from typing import Any
 from kubeapi.resources import Resource
 
 
+def _silent(_text: str) -> None:
+    """Say nothing: for writes that nobody reads the warnings of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One write. ``obj`` is what would be stored (None for DELETE), ``old`` what is (None for CREATE)."""
@@ -20,6 +24,7 @@ class Attempt:
     old: dict[str, Any] | None
     user: Any
     dry_run: bool = False
+    warn: Callable[[str], None] = _silent
 
 
 # Returns the object to store instead, or None for "as it is"; raises ApiError to refuse.

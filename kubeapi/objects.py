@@ -7,6 +7,7 @@ from kubeapi import bodies, deleting, listing, patching, versions, writing
 from kubeapi import metadata as rules
 from kubeapi.admission import Attempt, Hook, admit
 from kubeapi.builtin import defaults, validate
+from kubeapi.crds import Crds
 from kubeapi.errors import already_exists, bad_request, forbidden, invalid, method_not_supported, not_found, too_large
 from kubeapi.kinds import NAMESPACE
 from kubeapi.options import DeleteOptions, ListOptions, ListResult, WriteOptions
@@ -45,7 +46,9 @@ class Objects:
         self.store = store
         self.registry = registry
         self.clock = clock
-        self.admission = list(admission)
+        self.crds = Crds(store, registry, clock)
+        self.crds.start()
+        self.admission: list[Hook] = [self.crds.admit, *admission]
         self.rng = rng or Rng()
         self.need_namespaces = need_namespaces
 
@@ -244,12 +247,9 @@ class Objects:
     def _admitted(
         self, verb: str, res: Resource, obj: Json, old: Json | None, subresource: str, opts: WriteOptions
     ) -> Json:
-        if not self.admission:
-            return obj
         metadata = obj["metadata"]
-        attempt = Attempt(
-            verb, res, metadata.get("namespace", ""), metadata["name"], subresource, obj, old, opts.user, opts.dry_run
-        )
+        where = (metadata.get("namespace", ""), metadata["name"], subresource)
+        attempt = Attempt(verb, res, *where, obj, old, opts.user, opts.dry_run, opts.warn)
         admitted = admit(self.admission, attempt)
         assert admitted is not None
         return admitted

@@ -1,0 +1,223 @@
+from typing import Any
+
+import pytest
+
+from kubeapi import kinds
+from kubeapi.errors import ApiError
+from kubeapi.objects import ListOptions, WriteOptions
+from kubeapi.resources import Resource
+from tests.unit.kubeapi.api import Api
+
+CRD = kinds.CUSTOM_RESOURCE_DEFINITION
+Json = dict[str, Any]
+
+SPEC = {
+    "type": "object",
+    "required": ["size"],
+    "properties": {
+        "size": {"type": "integer", "minimum": 1, "maximum": 10},
+        "mode": {"type": "string", "enum": ["auto", "manual"], "default": "auto"},
+        "port": {"x-kubernetes-int-or-string": True},
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+        "tags": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+        "parts": {
+            "type": "array",
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"type": "string"}, "count": {"type": "integer", "default": 1}},
+            },
+        },
+    },
+}
+
+
+def crd(spec: Json = SPEC, **version: Any) -> Json:
+    schema = {
+        "type": "object",
+        "properties": {
+            "spec": spec,
+            "status": {"type": "object", "properties": {"phase": {"type": "string"}}},
+        },
+    }
+    v1 = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+        "subresources": {"status": {}},
+        **version,
+    }
+    return {
+        "metadata": {"name": "kilns.example.io"},
+        "spec": {
+            "group": "example.io",
+            "scope": "Namespaced",
+            "names": {"plural": "kilns", "kind": "Kiln", "shortNames": ["kl"]},
+            "versions": [v1],
+        },
+    }
+
+
+async def served(api: Api, body: Json | None = None, version: str = "v1") -> Resource:
+    await api.create(CRD, body or crd())
+    res = api.registry.find("example.io", version, "kilns")
+    assert res is not None
+    return res
+
+
+async def refusal(api: Api, res: Resource, spec: Json, **opts: Any) -> ApiError:
+    with pytest.raises(ApiError) as refused:
+        await api.create(res, {"metadata": {"name": "k"}, "spec": spec}, **opts)
+    return refused.value
+
+
+async def test_a_crd_is_served_and_established_when_its_create_returns(api: Api) -> None:
+    before = api.registry.revision
+    made = await api.create(CRD, crd())
+
+    conditions = {c["type"]: c["status"] for c in made["status"]["conditions"]}
+    assert conditions == {"NamesAccepted": "True", "Established": "True"}
+    assert made["status"]["storedVersions"] == ["v1"]
+    assert made["status"]["acceptedNames"]["singular"] == "kiln"
+    assert api.registry.revision > before
+    res = api.registry.by_kind("example.io", "v1", "Kiln")
+    assert res is not None
+    assert (res.short_names, res.list_kind, sorted(res.subresources)) == (("kl",), "KilnList", ["status"])
+
+
+async def test_a_deleted_crd_is_no_longer_served(api: Api) -> None:
+    await served(api)
+    await api.objects.delete(CRD, "", "kilns.example.io")
+    assert api.registry.find("example.io", "v1", "kilns") is None
+
+
+async def test_a_crd_is_served_again_after_a_restart(api: Api) -> None:
+    res = await served(api)
+    await api.create(res, {"metadata": {"name": "k"}, "spec": {"size": 1}})
+    reopened = await api.reopen()
+    found = reopened.registry.find("example.io", "v1", "kilns")
+    assert found is not None
+    assert reopened.names(found) == ["k"]
+    await reopened.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metadata": {"name": "wrong.example.io"}}, r"must be spec\.names\.plural"),
+        ({"spec": {**crd()["spec"], "scope": "Planet"}}, 'supported values: "Cluster", "Namespaced"'),
+        ({"spec": {**crd()["spec"], "versions": []}}, r"spec\.versions: Required value"),
+    ],
+)
+async def test_a_crd_that_cannot_work_is_refused_with_the_reason(api: Api, change: Json, message: str) -> None:
+    with pytest.raises(ApiError, match=message) as refused:
+        await api.create(CRD, {**crd(), **change})
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"properties": {}}, "must not be empty for specified object fields"),
+        ({"type": "thing"}, 'Unsupported value: "thing"'),
+        ({"type": "array"}, "items: Required value"),
+        ({"type": "object", "$ref": "#/x"}, r"\$ref is not supported"),
+        ({"type": "string", "pattern": "("}, "not a regular expression"),
+        ({"type": "integer", "default": "x"}, "must be of type integer"),
+    ],
+)
+async def test_a_schema_must_be_structural(api: Api, spec: Json, message: str) -> None:
+    with pytest.raises(ApiError, match=message):
+        await api.create(CRD, crd(spec))
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "message"),
+    [
+        ({}, "spec.size", "Required value"),
+        ({"size": 0}, "spec.size", "should be greater than or equal to 1"),
+        ({"size": 11}, "spec.size", "should be less than or equal to 10"),
+        ({"size": "2"}, "spec.size", 'must be of type integer: "string"'),
+        ({"size": 2, "mode": "fast"}, "spec.mode", 'supported values: "auto", "manual"'),
+        ({"size": 2, "port": []}, "spec.port", "must be of type integer or string"),
+        ({"size": 2, "tags": ["a", "a"]}, "spec.tags[1]", 'Duplicate value: "a"'),
+        ({"size": 2, "parts": [{"name": "a"}, {"name": "a"}]}, "spec.parts[1]", "Duplicate value"),
+        ({"size": 2, "parts": [{}]}, "spec.parts[0].name", "Required value"),
+    ],
+)
+async def test_a_wrong_value_is_named_with_what_is_allowed(api: Api, spec: Json, field: str, message: str) -> None:
+    error = await refusal(api, await served(api), spec)
+    (cause,) = error.body()["details"]["causes"]
+    assert (error.status, cause["field"]) == (422, field)
+    assert message in cause["message"]
+    assert message in error.message
+
+
+async def test_unknown_fields_are_pruned_and_defaults_filled(api: Api) -> None:
+    res = await served(api)
+    opts = WriteOptions()
+    body = {
+        "metadata": {"name": "k", "creationTimestamp": None},
+        "spec": {"size": 1, "odd": 1, "free": {"x": 1}, "parts": [{"name": "a"}]},
+    }
+    made = await api.objects.create(res, "default", body, opts)
+    assert made["spec"] == {"size": 1, "mode": "auto", "free": {"x": 1}, "parts": [{"name": "a", "count": 1}]}
+    assert opts.warnings == ['unknown field "spec.odd"']
+
+
+async def test_strict_field_validation_refuses_unknown_and_duplicate_fields(api: Api) -> None:
+    res = await served(api)
+    error = await refusal(api, res, {"size": 1, "odd": 1}, field_validation="Strict", duplicates=("spec.size",))
+    assert error.status == 400
+    assert 'strict decoding error: unknown field "spec.odd", duplicate field "spec.size"' in error.message
+
+
+async def test_generation_grows_with_the_spec_only(api: Api) -> None:
+    res = await served(api)
+    await api.create(res, {"metadata": {"name": "k"}, "spec": {"size": 1}})
+    labelled = await api.patch(res, "k", {"metadata": {"labels": {"a": "b"}}})
+    observed = await api.patch(res, "k", {"status": {"phase": "Hot"}}, "merge", "status")
+    changed = await api.patch(res, "k", {"spec": {"size": 2}})
+    assert [o["metadata"]["generation"] for o in (labelled, observed, changed)] == [1, 1, 2]
+    assert changed["status"] == {"phase": "Hot"}
+
+
+async def test_every_served_version_reads_the_same_object(api: Api) -> None:
+    body = crd()
+    body["spec"]["versions"].append({**body["spec"]["versions"][0], "name": "v2", "storage": False})
+    v1 = await served(api, body)
+    v2 = await served_version(api, "v2")
+    await api.create(v2, {"metadata": {"name": "k"}, "spec": {"size": 1}})
+
+    assert api.objects.get(v1, "default", "k")["apiVersion"] == "example.io/v1"
+    assert api.objects.get(v2, "default", "k")["apiVersion"] == "example.io/v2"
+    watched = await api.store.watch(v2, None, None).batch()
+    assert b'"example.io/v2"' in watched[0].frame
+    (listed,) = api.objects.list(v2, None, ListOptions()).stored
+    assert b'"example.io/v2"' in listed.body
+
+
+async def served_version(api: Api, version: str) -> Resource:
+    res = api.registry.find("example.io", version, "kilns")
+    assert res is not None
+    return res
+
+
+async def test_cel_rules_are_kept_and_the_person_is_told(api: Api) -> None:
+    rule = {**SPEC, "x-kubernetes-validations": [{"rule": "self.size > 1"}]}
+    opts = WriteOptions()
+    await api.objects.create(CRD, "", crd(rule), opts)
+    assert "not evaluated" in opts.warnings[0]
+
+
+async def test_names_taken_by_another_crd_are_not_served(api: Api) -> None:
+    await served(api)
+    other = crd()
+    other["metadata"]["name"] = "ovens.example.io"
+    other["spec"]["names"] = {"plural": "ovens", "kind": "Kiln"}
+    made = await api.create(CRD, other)
+    assert {c["status"] for c in made["status"]["conditions"]} == {"False"}
+    assert api.registry.find("example.io", "v1", "ovens") is None
