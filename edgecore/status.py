@@ -16,7 +16,6 @@ from proto.kit.clock import Clock, rfc3339
 from proto.link.edge import LinkStatus
 
 VERSION = 1
-HOST, LABEL = "host", "label"  # protocol and property of the gateway as a device
 NO_LINK: dict[str, Any] = {
     "connected": False,
     "epoch": 0,
@@ -120,14 +119,6 @@ def device_summary(devices: Iterable[dict[str, Any]], statuses: Iterable[dict[st
         out["total"] += 1
         out[states.get(_name(device), "Pending").lower()] += 1
     return out
-
-
-def label_of(devices: Iterable[dict[str, Any]], statuses: Iterable[dict[str, Any]]) -> str:
-    """What people call this gateway: the label that a device with protocol ``host`` reports; "" without one."""
-    hosts = {_name(d) for d in devices if (d.get("spec", {}).get("protocol") or {}).get("protocolName") == HOST}
-    twins = [t for s in statuses if _name(s) in hosts for t in s.get("status", {}).get("twins", [])]
-    found = [t.get("reported", {}).get("value", "") for t in twins if t.get("propertyName") == LABEL]
-    return ", ".join(filter(None, found))
 
 
 def sync_state(status: dict[str, Any]) -> str:
