@@ -141,9 +141,6 @@ class App:
         }
         factories = {protocol: make for protocol, make in FACTORIES.items() if wanted.get(protocol, True)}
         self.mappers = Mappers(name, self.devices, factories, clock=clock, rng=rng, metrics=metrics)
-        wanted = {"host": settings.devices.host_mapper, "simulated": settings.devices.simulated_mapper}
-        factories = {name: factory for name, factory in FACTORIES.items() if wanted.get(name, True)}
-        self.mappers = Mappers(name, self.devices, factories, clock=clock, rng=rng, metrics=metrics)
         self.renewal = Renewal(
             directory,
             name,
@@ -167,7 +164,6 @@ class App:
         spawn = self.supervisor.spawn
         spawn(self.link.run(), "link")
         spawn(self.devices.run(), "devices")
-        spawn(self.mappers.run(), "mappers")
         spawn(self.mappers.run(), "mappers")
         if self.settings.cloud.join:
             spawn(self.renewal.run(), "renewal")
