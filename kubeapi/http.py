@@ -10,7 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from kubeapi.http_parser import PeerCertificate, Refused, Request, RequestParser
 from kubeapi.http_wire import FINAL_CHUNK, Limits, Reply, encode_chunk, encode_head, finish_body
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's own classes do not inherit it
         self.transport = transport
         if len(self.server.connections) >= self.limits.max_connections:
             self.server.count("too_many_connections")
