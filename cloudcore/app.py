@@ -74,18 +74,19 @@ class App:
             if backup.interrupted(self.directory):
                 raise UsageError(f"a restore of {self.directory} was interrupted: run `cloudcore restore FILE` again")
             async with AsyncExitStack() as stack:
-                stack.push_async_callback(self.supervisor.close)
-                await self._start(stack)
-                data_dir.write_addresses(
-                    self.directory,
-                    data_dir.Addresses(
-                        pid=os.getpid(), **{k: self.addresses.get(k, "") for k in ("api", "broker", "join", "admin")}
-                    ),
-                )
-                self.ready = True
-                daemon.ready("cloudcore", self.addresses)
-                await self.supervisor.run_until_signal()
+                try:
+                    await self._start(stack)
+                    self._announce()
+                    await self.supervisor.run_until_signal()
+                finally:
+                    await self.supervisor.close()  # before what its tasks speak to
         return 0
+
+    def _announce(self) -> None:
+        where = {part: self.addresses.get(part, "") for part in ("api", "broker", "join", "admin")}
+        data_dir.write_addresses(self.directory, data_dir.Addresses(pid=os.getpid(), **where))
+        self.ready = True
+        daemon.ready("cloudcore", self.addresses)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self.settings

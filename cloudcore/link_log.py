@@ -89,6 +89,16 @@ class SqlLog:
         query = delete(_out).where(_out.c.node == node, _out.c.cloud == cloud, _out.c.seq <= seq)
         return await self._sql.tx(lambda conn: int(conn.execute(query).rowcount))
 
+    async def bases(self, node: str) -> dict[str, int]:
+        query = select(_out.c.cloud, func.min(_out.c.seq) - 1).where(_out.c.node == node).group_by(_out.c.cloud)
+
+        def work(conn: Connection) -> dict[str, int]:
+            cloud, row = _incarnation(conn), _node_row(conn, node)
+            newest = int(row.out_seq) if row is not None and row.out_cloud == cloud else 0
+            return {cloud: newest} | {str(name): int(base) for name, base in conn.execute(query)}
+
+        return await self._sql.tx(work)
+
     async def waiting(self) -> dict[str, int]:
         query = select(_out.c.node, func.count()).group_by(_out.c.node)
         return await self._sql.read(lambda conn: {row[0]: int(row[1]) for row in conn.execute(query)})

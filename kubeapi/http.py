@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         if len(self.server.connections) >= self.limits.max_connections:
             self.server.count("too_many_connections")
-            transport.abort()
+            self.transport.abort()
             return
         self.server.connections.add(self)
         peer = transport.get_extra_info("peername")

@@ -57,12 +57,10 @@ class Replica:
             self._renew_lease(node)
 
     async def connected(self, node: str, epoch: int) -> None:
-        log.info("node connected", node=node, epoch=epoch)
         self._upstream.session_started(node)
         self._sessions.connected(node, epoch)
 
     async def lost(self, node: str, epoch: int) -> None:
-        log.info("node lost", node=node, epoch=epoch)
         self._sessions.lost(node, epoch)
 
     async def fenced(self, node: str, reason: str) -> None:
