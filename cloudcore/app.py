@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cloudcore import backup, broker, crds, data_dir, kubeconfig, status
 from cloudcore.admin import AdminServer
@@ -19,7 +20,7 @@ from cloudcore.certs import Authority, Pair
 from cloudcore.embedded_api import EmbeddedApi
 from cloudcore.history import History
 from cloudcore.hub.hub import Hub
-from cloudcore.join import JoinServer
+from cloudcore.join import JoinServer, JoinSettings
 from cloudcore.kube import config
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.cluster import Cluster
@@ -189,8 +190,13 @@ class App:
 
     async def _join(self, stack: AsyncExitStack) -> None:
         options = self.settings.join
+        tell = JoinSettings(
+            broker_url=self.settings.broker.url,
+            broker_port=urlsplit(self.addresses["broker"]).port or 8883,
+            broker_server_name=self.settings.broker.server_name or tls.SERVER_NAME,
+        )
         server = JoinServer(
-            self.authority, self.sql, clock=self.clock, metrics=self.metrics, revocations=self.revocations
+            self.authority, self.sql, tell, clock=self.clock, metrics=self.metrics, revocations=self.revocations
         )
         stack.push_async_callback(server.close)
         context = self._context(require_client=False)
