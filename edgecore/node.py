@@ -254,10 +254,12 @@ class NodeRoom:
         if now_s - self._looked_at_s >= self._options.status_every_s:
             self._looked_at_s = now_s
             await self._status.refresh()
-        first = self._registered_at_s == float("-inf")
-        if first or (link.connected and now_s - self._registered_at_s >= REGISTER_AGAIN_S):
+        if self._registered_at_s == float("-inf"):
             self._registered_at_s = now_s
-            await self._status.register(known_to_cloud=self._known())
+            await self._status.register(known_to_cloud=True)
+        elif link.connected and not self._known() and now_s - self._registered_at_s >= REGISTER_AGAIN_S:
+            self._registered_at_s = now_s
+            await self._status.register(known_to_cloud=False)
         due = link.epoch != self._epoch or now_s - self._leased_at_s >= self._options.lease_every_s
         if link.connected and due:
             self._leased_at_s, self._epoch = now_s, link.epoch

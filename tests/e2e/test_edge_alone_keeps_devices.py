@@ -11,38 +11,10 @@ from kubeapi.store import Store
 from proto.kit.clock import SystemClock
 from proto.kit.database import Database
 from tests.e2e.conftest import LoneEdge
+from tests.kit.devices import MODEL, oven
 from tests.kit.platform import command
 
-API = "devices.kubeedge.io/v1beta1"
-MODEL = {
-    "apiVersion": API,
-    "kind": "DeviceModel",
-    "metadata": {"name": "oven", "namespace": "default", "uid": "m1"},
-    "spec": {
-        "properties": [
-            {"name": "temperature", "type": "INT", "accessMode": "ReadOnly"},
-            {"name": "target", "type": "INT", "accessMode": "ReadWrite"},
-        ]
-    },
-}
 TOPIC = "$hw/events/device/kiln/twin"
-
-
-def device(name: str = "kiln", uid: str = "u1") -> dict[str, Any]:
-    return {
-        "apiVersion": API,
-        "kind": "Device",
-        "metadata": {"name": name, "namespace": "default", "uid": uid, "generation": 1},
-        "spec": {
-            "nodeName": "gw-1",
-            "deviceModelRef": {"name": "oven"},
-            "protocol": {"protocolName": "mqtt"},
-            "properties": [
-                {"name": "temperature", "reportToCloud": True},
-                {"name": "target", "reportToCloud": True, "desired": {"value": "900"}},
-            ],
-        },
-    }
 
 
 async def seed(edge: LoneEdge, *devices: dict[str, Any]) -> None:
@@ -69,7 +41,9 @@ async def ask(client: aiomqtt.Client, verb: str, body: dict[str, Any]) -> dict[s
 
 @pytest.fixture
 async def edge(lone_edge: LoneEdge) -> LoneEdge:
-    await seed(lone_edge, device())
+    kiln = oven(target="900")
+    kiln["metadata"] |= {"uid": "u1", "generation": 1}
+    await seed(lone_edge, kiln)
     await lone_edge.daemon.start()
     return lone_edge
 

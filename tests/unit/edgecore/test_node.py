@@ -10,6 +10,8 @@ from edgecore.machine import Facts
 from edgecore.settings import NodeOptions
 from proto.kit import canonical
 from proto.kit.database import Database, Tx
+from proto.kit.errors import StorageFull
+from proto.link.edge import LinkStatus
 from tests.kit.clock import ManualClock
 
 FACTS = Facts(
@@ -32,8 +34,11 @@ class Outbox:
     def __init__(self) -> None:
         self.states: list[tuple[str, Any]] = []
         self.messages: list[tuple[str, Any]] = []
+        self.full = False
 
     def put_state(self, tx: Tx, key: str, body: bytes) -> None:
+        if self.full:
+            raise StorageFull("no room")
         tx.after_commit(lambda: self.states.append((key, canonical.decode(body))))
 
     def put_message(self, tx: Tx, kind: str, body: bytes) -> None:
@@ -114,6 +119,83 @@ async def test_a_lease_is_a_small_message(db: Database) -> None:
     await status_of(db, outbox, ManualClock()).lease()
 
     assert outbox.messages == [("lease", {})]
+
+
+class Link:
+    """The link as the node room sees it."""
+
+    def __init__(self) -> None:
+        self.connected, self.epoch, self.known = False, 0, False
+
+    def status(self) -> LinkStatus:
+        return LinkStatus(
+            connected=self.connected,
+            epoch=self.epoch,
+            since_s=0.0,
+            pending_states=0,
+            pending_messages=0,
+            pending_bytes=0,
+            fenced=False,
+            last_error="",
+        )
+
+
+def room_of(db: Database, outbox: Outbox, clock: ManualClock, link: Link) -> node.NodeRoom:
+    status = status_of(db, outbox, clock)
+    return node.NodeRoom(status, NodeOptions(), link=link.status, known=lambda: link.known, clock=clock)
+
+
+async def test_a_node_that_is_away_queues_one_registration_and_no_lease(db: Database) -> None:
+    outbox, clock = Outbox(), ManualClock()
+    for _ in range(2):  # a restart
+        room = room_of(db, outbox, clock, Link())
+        for _ in range(5):
+            await room.turn()
+            clock.advance(100)
+
+    assert [kind for kind, _ in outbox.messages] == ["register"]
+
+
+async def test_a_connected_node_renews_its_lease_each_minute_and_at_each_session(db: Database) -> None:
+    outbox, clock, link = Outbox(), ManualClock(), Link()
+    link.connected, link.known, link.epoch = True, True, 1
+    room = room_of(db, outbox, clock, link)
+    for _ in range(121):
+        await room.turn()
+        clock.advance(1)
+    link.epoch = 2
+    await room.turn()
+
+    assert [kind for kind, _ in outbox.messages].count("lease") == 4
+
+
+async def test_a_cloud_that_forgot_this_node_is_told_again(db: Database) -> None:
+    outbox, clock, link = Outbox(), ManualClock(), Link()
+    link.connected, link.epoch = True, 1
+    room = room_of(db, outbox, clock, link)
+    for _ in range(int(node.REGISTER_AGAIN_S) + 2):
+        await room.turn()
+        clock.advance(1)
+    link.known = True
+    for _ in range(100):
+        await room.turn()
+        clock.advance(1)
+
+    assert [kind for kind, _ in outbox.messages].count("register") == 2
+
+
+async def test_a_full_disk_is_trouble_until_there_is_room(db: Database) -> None:
+    outbox, clock = Outbox(), ManualClock()
+    room = room_of(db, outbox, clock, Link())
+    outbox.full = True
+    await room.turn()
+    assert "no room" in room.trouble
+
+    outbox.full = False
+    clock.advance(20)
+    await room.turn()
+    assert not room.trouble
+    assert len(outbox.states) == 1
 
 
 def test_node_info_has_all_that_clients_require() -> None:
