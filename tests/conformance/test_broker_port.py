@@ -1,0 +1,190 @@
+"""PORT Broker: one suite, every implementation."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proto.kit.clock import SystemClock
+from proto.link.broker import Broker, Connection, ConnectionLost, Unreachable, Will
+from proto.link.client import PahoBroker
+from proto.link.memory import MemoryBroker
+from tests.kit.mosquitto import Mosquitto, free_port
+
+CLOCK = SystemClock()
+
+
+async def take(connection: Connection, count: int) -> list[bytes]:
+    out = []
+    async with asyncio.timeout(10):
+        for _ in range(count):
+            message = await connection.receive()
+            message.ack()
+            out.append(message.payload)
+    return out
+
+
+class BrokerConformance:
+    """What the link relies on. A subclass supplies ``broker`` and ``stop`` (the broker dies)."""
+
+    @pytest.fixture
+    async def broker(self) -> AsyncIterator[Broker]:
+        raise NotImplementedError
+        yield
+
+    async def stop(self, broker: Any) -> None:
+        raise NotImplementedError
+
+    async def test_messages_arrive_in_call_order(self, broker: Broker) -> None:
+        a, b = await broker.connect("a"), await broker.connect("b")
+        await b.subscribe("t/+/x")
+        futures = [a.publish("t/1/x", str(i).encode(), qos=1) for i in range(500)]
+        assert await take(b, 500) == [str(i).encode() for i in range(500)]
+        await asyncio.gather(*futures)
+        await a.close()
+        await b.close()
+
+    async def test_only_matching_topics_arrive(self, broker: Broker) -> None:
+        a, b = await broker.connect("a"), await broker.connect("b")
+        await b.subscribe("t/+/x")
+        await a.publish("t/1/y", b"no")
+        await a.publish("t/1/2/x", b"no")
+        await a.publish("t/1/x", b"yes")
+        assert await take(b, 1) == [b"yes"]
+        await a.close()
+        await b.close()
+
+    async def test_a_retained_message_reaches_a_later_subscriber(self, broker: Broker) -> None:
+        a = await broker.connect("a")
+        await a.publish("r", b"kept", retain=True)
+        b = await broker.connect("b")
+        await b.subscribe("r")
+        message = await b.receive()
+        assert (message.payload, message.retain) == (b"kept", True)
+        message.ack()
+        await a.close()
+        await b.close()
+
+    async def test_a_clean_close_publishes_no_will(self, broker: Broker) -> None:
+        b = await broker.connect("b")
+        await b.subscribe("w")
+        a = await broker.connect("a", will=Will("w", b"died", retain=False))
+        await a.close()
+        c = await broker.connect("c")
+        await c.publish("w", b"after")
+        assert await take(b, 1) == [b"after"]
+        await b.close()
+        await c.close()
+
+    async def test_a_taken_over_connection_ends_and_its_will_is_published(self, broker: Broker) -> None:
+        b = await broker.connect("b")
+        await b.subscribe("w")
+        old = await broker.connect("a", will=Will("w", b"died", retain=False))
+        new = await broker.connect("a")
+        with pytest.raises(ConnectionLost):
+            async with asyncio.timeout(5):
+                await old.receive()
+        assert await take(b, 1) == [b"died"]
+        await old.close()
+        await new.close()
+        await b.close()
+
+    async def test_binary_and_large_payloads_survive(self, broker: Broker) -> None:
+        a, b = await broker.connect("a"), await broker.connect("b")
+        await b.subscribe("t")
+        payload = bytes(range(256)) * 1000
+        await a.publish("t", payload)
+        assert await take(b, 1) == [payload]
+        await a.close()
+        await b.close()
+
+    async def test_a_dead_broker_fails_what_waits_and_refuses_connections(self, broker: Broker) -> None:
+        a = await broker.connect("a")
+        await self.stop(broker)
+        with pytest.raises(ConnectionLost):
+            async with asyncio.timeout(5):
+                await a.receive()
+        with pytest.raises(ConnectionLost):
+            await a.publish("t", b"x")
+        with pytest.raises(Unreachable):
+            await broker.connect("a")
+        await a.close()
+
+    async def test_closing_twice_does_no_harm(self, broker: Broker) -> None:
+        a = await broker.connect("a")
+        await a.close()
+        await a.close()
+        with pytest.raises(ConnectionLost):
+            await a.receive()
+
+
+class TestMemoryBroker(BrokerConformance):
+    @pytest.fixture
+    async def broker(self) -> AsyncIterator[Broker]:
+        yield MemoryBroker()
+
+    async def stop(self, broker: Any) -> None:
+        broker.stop()
+
+
+class MosquittoConformance(BrokerConformance):
+    version = 5
+
+    @pytest.fixture
+    async def broker(self, tmp_path: Path) -> AsyncIterator[Broker]:
+        self.server = Mosquitto(tmp_path)
+        await self.server.start()
+        yield PahoBroker(f"mqtt://127.0.0.1:{self.server.port}", version=self.version, clock=CLOCK)
+        self.server.kill()
+
+    async def stop(self, broker: Any) -> None:
+        self.server.kill()
+
+
+class TestPahoMqtt5(MosquittoConformance):
+    async def test_unacknowledged_messages_count_against_the_receive_maximum(self, broker: PahoBroker) -> None:
+        few = PahoBroker(f"mqtt://127.0.0.1:{broker.port}", receive_maximum=5, clock=CLOCK)
+        a, b = await broker.connect("a"), await few.connect("b")
+        await b.subscribe("t")
+        await asyncio.gather(*(a.publish("t", str(i).encode()) for i in range(10)))
+        first = [await b.receive() for _ in range(5)]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await b.receive()
+        for message in first:
+            message.ack()
+        assert await take(b, 5) == [b"5", b"6", b"7", b"8", b"9"]
+        await a.close()
+        await b.close()
+
+
+class TestPahoMqtt311(MosquittoConformance):
+    version = 4
+
+
+async def test_a_packet_larger_than_the_bound_ends_the_connection_before_it_is_read(tmp_path: Path) -> None:
+    server = Mosquitto(tmp_path)
+    await server.start()
+    url = f"mqtt://127.0.0.1:{server.port}"
+    a, b = (
+        await PahoBroker(url, version=4, clock=CLOCK).connect("a"),
+        await PahoBroker(url, version=4, max_packet_bytes=1000, clock=CLOCK).connect("b"),
+    )
+    try:
+        await b.subscribe("t")
+        await a.publish("t", b"x" * 2000)
+        with pytest.raises(ConnectionLost):
+            async with asyncio.timeout(5):
+                await b.receive()
+    finally:
+        await a.close()
+        await b.close()
+        server.kill()
+
+
+async def test_nobody_listening_is_told_with_the_address() -> None:
+    port = free_port()
+    with pytest.raises(Unreachable, match=f"127.0.0.1:{port}"):
+        await PahoBroker(f"mqtt://127.0.0.1:{port}", clock=CLOCK).connect("a")
