@@ -52,7 +52,7 @@ use_username_as_clientid true
 
 # The link keeps everything itself, in clean sessions: nothing here has to survive, nothing may pile up.
 persistence false
-message_size_limit 300000
+max_packet_size 300000
 max_inflight_messages 200
 max_queued_messages 0
 max_queued_bytes 268435456

@@ -1,8 +1,10 @@
 """Brokers with real identities for the access matrix: certificates of every sort, and a blocking MQTT client."""
 
 import asyncio
+import getpass
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -10,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +77,14 @@ class Client:
         self.accepted = False
         self._answered = threading.Event()
         self._codes: dict[int, list[Any]] = {}
-        self._client = client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=version)  # type: ignore[arg-type]
+        self._client = client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            protocol=version,  # type: ignore[arg-type]
+            reconnect_on_failure=False,
+        )
         pair = world.pairs.get(who)
-        context = client_context(pair and pair.cert, pair and pair.key, world.ca)
+        context = client_context(pair.cert if pair else None, pair.key if pair else None, world.ca)
         client.tls_set_context(context)
         if will:
             client.will_set(will, b"will of " + who.encode(), qos=1)
@@ -95,16 +103,13 @@ class Client:
     def _on_connect(self, _c: Any, _u: Any, _f: Any, code: ReasonCode, _p: Properties | None) -> None:
         self.accepted = not code.is_failure
         self._answered.set()
-        if code.is_failure:
-            self._client.disconnect()
 
     def _on_disconnect(self, *_: Any) -> None:
         self._answered.set()
         self.ended.set()
-        self._client.disconnect()  # paho would come back by itself
 
     def _on_message(self, _c: Any, _u: Any, message: paho.MQTTMessage) -> None:
-        self.received.append((message.topic, message.payload))
+        self.received.append((message.topic, bytes(message.payload)))
 
     def _on_codes(self, _c: Any, _u: Any, mid: int, codes: list[ReasonCode], _p: Properties | None) -> None:
         self._codes[mid] = codes
@@ -132,9 +137,9 @@ class Client:
     def drop(self) -> None:
         """Cut the connection without DISCONNECT."""
         sock = self._client.socket()
+        assert isinstance(sock, ssl.SSLSocket)
+        sock.shutdown(socket.SHUT_RDWR)
         self._client.loop_stop()
-        if sock is not None:
-            sock.close()
 
     def close(self) -> None:
         self._client.disconnect()
@@ -227,6 +232,11 @@ def embedded(world: World) -> Iterator[None]:
         loop.close()
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def mosquitto(world: World) -> Iterator[None]:
     """Serve Mosquitto with the files that ``cloudcore.broker_files`` writes."""
@@ -246,12 +256,17 @@ def mosquitto(world: World) -> Iterator[None]:
             await sql.close()
 
     asyncio.run(write())
+    conf = world.directory / "mosquitto.conf"
+    stay = (
+        f"user {getpass.getuser()}\n"  # the test's directories are ours alone; as root Mosquitto would become another
+    )
+    conf.write_text(stay + (out / "mosquitto.conf").read_text())
     with (world.directory / "mosquitto.log").open("wb") as log:
-        process = subprocess.Popen([binary, "-c", str(out / "mosquitto.conf")], stderr=log, stdout=log)
+        process = subprocess.Popen([binary, "-c", str(conf)], stderr=log, stdout=log)
     world.revoke = lambda node: asyncio.run(write(node))
     try:
         until((out / "mosquitto.pid").exists, "mosquitto started")
-        until(lambda: b"running" in (world.directory / "mosquitto.log").read_bytes(), "mosquitto runs")
+        until(partial(_listens, world.port), "mosquitto listens")
         yield
     finally:
         process.terminate()
