@@ -88,14 +88,14 @@ def _sizes(schema: Mapping[str, Any]) -> list[Constraint]:
     return out
 
 
-def _at_least(low: int, json_type: type[str | list[Any] | dict[str, Any]], unit: str) -> Constraint:
+def _at_least(low: int, json_type: Any, unit: str) -> Constraint:
     verb = "be" if json_type is str else "have"
     return lambda v, f: (
         _bad(v, f, f"should {verb} at least {low} {unit}") if isinstance(v, json_type) and len(v) < low else None
     )
 
 
-def _at_most(high: int, json_type: type[str | list[Any] | dict[str, Any]], unit: str) -> Constraint:
+def _at_most(high: int, json_type: Any, unit: str) -> Constraint:
     def check(value: Any, _field: str) -> Verdict | None:
         if not isinstance(value, json_type) or len(value) <= high:
             return None

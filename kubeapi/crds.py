@@ -9,7 +9,7 @@ from typing import Any
 from kubeapi import jsonpath
 from kubeapi.admission import Attempt
 from kubeapi.crd_schema import structural_causes
-from kubeapi.errors import INVALID, NOT_SUPPORTED, REQUIRED, Cause, invalid
+from kubeapi.errors import INVALID, NOT_SUPPORTED, REQUIRED, Cause, invalid, method_not_supported
 from kubeapi.kinds import CUSTOM_RESOURCE_DEFINITION as CRD
 from kubeapi.resources import Column, Registry, Resource, Scale
 from kubeapi.store import Store
@@ -17,6 +17,7 @@ from kubeapi.stored import DELETED, Event
 from proto.kit.clock import Clock, rfc3339
 
 Json = dict[str, Any]
+CLEANUP = "customresourcecleanup.apiextensions.k8s.io"  # finalizer: its objects go first
 
 
 def resources_of(crd: Json) -> list[Resource]:
@@ -121,6 +122,9 @@ class Crds:
             return crd
         old_status = (attempt.old or {}).get("status") or {}
         crd["status"] = self._status(crd, old_status)
+        if attempt.old is None:
+            finalizers = [*(crd["metadata"].get("finalizers") or ()), CLEANUP]
+            crd["metadata"] = dict(crd["metadata"], finalizers=list(dict.fromkeys(finalizers)))
         return crd
 
     def _status(self, crd: Json, old: Json) -> Json:
@@ -156,6 +160,13 @@ class Crds:
                 if res.plural == spec["names"]["plural"]:
                     return f'"{res.plural}" is already in use'
         return ""
+
+
+def refuse_while_terminating(store: Store, res: Resource) -> None:
+    """Raise 405 for a create of a kind whose CRD is going. Inside a transaction."""
+    found = store.peek(CRD, "", f"{res.plural}.{res.group}")
+    if found is not None and "deletionTimestamp" in found.object["metadata"]:
+        raise method_not_supported(res, "create not allowed while custom resource definition is terminating")
 
 
 def _condition(kind: str, true: bool, reason: str, message: str) -> Json:

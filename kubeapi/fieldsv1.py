@@ -147,39 +147,46 @@ def compare(kind: Type | None, old: Any, new: Any) -> tuple[Tree, Tree]:
     """Return (changed or added, removed) fields between two values of one type. Equal parts are not walked."""
     changed: Tree = {}
     removed: Tree = {}
+    if isinstance(new, dict) and isinstance(old, dict):
+        for name, value in new.items():
+            if name not in old:
+                changed[f"f:{name}"] = _whole(_child(kind, name), value)
+            elif (was := old[name]) is not value and was != value:
+                _compare_part(f"f:{name}", _child(kind, name), was, value, (changed, removed))
+        for name in old.keys() - new.keys():
+            removed[f"f:{name}"] = _whole(_child(kind, name), old[name])
+        return changed, removed
     before, after = children(kind, old), children(kind, new)
     for key, (child_kind, value) in after.items():
         if key not in before:
-            changed[key] = _whole(child_kind, key, value)
-            continue
-        was = before[key][1]
-        if was is value or (type(was) is type(value) and was == value):
-            continue
-        if is_split(child_kind, was) and is_split(child_kind, value) and type(was) is type(value) and was and value:
-            inner_changed, inner_removed = compare(child_kind, was, value)
-            if inner_changed:
-                changed[key] = inner_changed
-            if inner_removed:
-                removed[key] = inner_removed
-        else:
-            changed[key] = of_value(child_kind, value)
-            gone = of_value(child_kind, was)
-            if gone:
-                removed[key] = gone
+            changed[key] = _whole(child_kind, value)
+        elif (was := before[key][1]) is not value and was != value:
+            _compare_part(key, child_kind, was, value, (changed, removed))
     for key, (child_kind, value) in before.items():
         if key not in after:
-            removed[key] = _whole(child_kind, key, value)
+            removed[key] = _whole(child_kind, value)
     return changed, removed
 
 
-def _whole(kind: Type | None, key: str, value: Any) -> Tree:
+def _compare_part(key: str, kind: Type | None, was: Any, value: Any, found: tuple[Tree, Tree]) -> None:
+    changed, removed = found
+    if is_split(kind, was) and is_split(kind, value) and type(was) is type(value) and was and value:
+        inner_changed, inner_removed = compare(kind, was, value)
+        if inner_changed:
+            changed[key] = inner_changed
+        if inner_removed:
+            removed[key] = inner_removed
+        return
+    changed[key] = of_value(kind, value)
+    gone = of_value(kind, was)
+    if gone:
+        removed[key] = gone
+
+
+def _whole(kind: Type | None, value: Any) -> Tree:
+    """Return the fields of a value that appears or goes: itself and everything in it."""
     inner = of_value(kind, value)
-    return {SELF: {}, **inner} if inner and SELF not in inner and (key.startswith("k:") or inner) else inner
-
-
-def without_members(tree: Tree) -> Tree:
-    """Return ``tree`` with the membership of inner ``f:`` nodes dropped: an apply owns the leaves it names."""
-    return {k: without_members(v) for k, v in tree.items() if k != SELF}
+    return {SELF: {}, **inner} if inner else inner
 
 
 def describe(path: tuple[str, ...]) -> str:

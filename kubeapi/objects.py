@@ -7,7 +7,7 @@ from kubeapi import bodies, deleting, listing, patching, versions, writing
 from kubeapi import metadata as rules
 from kubeapi.admission import Attempt, Hook, admit
 from kubeapi.builtin import defaults, validate
-from kubeapi.crds import Crds
+from kubeapi.crds import refuse_while_terminating
 from kubeapi.errors import already_exists, bad_request, forbidden, invalid, method_not_supported, not_found, too_large
 from kubeapi.kinds import NAMESPACE
 from kubeapi.options import DeleteOptions, ListOptions, ListResult, WriteOptions
@@ -29,7 +29,7 @@ Make = Callable[[Tx, Json], Json]  # what is stored -> what shall be
 class Objects:
     """Create, read, update, patch and delete, as the Kubernetes API does. Objects given and returned are plain JSON.
 
-    Bodies are copied; what is returned is shared and must not be changed. ``need_namespaces`` False (the edge): a
+    ``admission`` begins with ``kubeapi.crds.Crds.admit`` where CRDs are served. Bodies are copied; what is returned is shared and must not be changed. ``need_namespaces`` False (the edge): a
     namespace exists without a Namespace object.
     """
 
@@ -46,9 +46,7 @@ class Objects:
         self.store = store
         self.registry = registry
         self.clock = clock
-        self.crds = Crds(store, registry, clock)
-        self.crds.start()
-        self.admission: list[Hook] = [self.crds.admit, *admission]
+        self.admission: list[Hook] = list(admission)
         self.rng = rng or Rng()
         self.need_namespaces = need_namespaces
 
@@ -82,7 +80,7 @@ class Objects:
         name = obj["metadata"].get("name", "")
         while generated and self.store.peek(res, namespace, name) is not None:
             name = obj["metadata"]["name"] = rules.generated_name(obj["metadata"]["generateName"], self.rng)
-        self._require_namespace(res, namespace)
+        self._require_place(res, namespace)
         obj = self._checked(res, obj, None, "", opts)
         if self.store.peek(res, namespace, name) is not None:
             raise already_exists(res, name)
@@ -175,7 +173,7 @@ class Objects:
         return versions.read(res, stored), created
 
     def _apply_new(self, tx: Tx, res: Resource, namespace: str, config: Json, opts: WriteOptions) -> Json:
-        self._require_namespace(res, namespace)
+        self._require_place(res, namespace)
         merged = patching.apply(res, None, config, opts, "", self.clock.wall())
         obj = writing.for_create(res, merged, self.clock.wall(), self.rng)
         obj = self._checked(res, obj, None, "", opts)
@@ -185,7 +183,11 @@ class Objects:
     async def delete(self, res: Resource, namespace: str, name: str, opts: DeleteOptions | None = None) -> Json:
         """Delete, or mark for deletion while finalizers remain. Returns what Kubernetes answers. Raises 404, 409."""
         opts = opts or DeleteOptions()
-        return await self.store.db.tx(lambda tx: deleting.delete(self, tx, res, namespace, name, opts))
+        return await self.store.db.tx(lambda tx: self.delete_in(tx, res, namespace, name, opts))
+
+    def delete_in(self, tx: Tx, res: Resource, namespace: str, name: str, opts: DeleteOptions) -> Json:
+        """As ``delete``, inside a transaction."""
+        return deleting.delete(self, tx, res, namespace, name, opts)
 
     async def delete_collection(
         self,
@@ -254,7 +256,9 @@ class Objects:
         assert admitted is not None
         return admitted
 
-    def _require_namespace(self, res: Resource, namespace: str) -> None:
+    def _require_place(self, res: Resource, namespace: str) -> None:
+        if res.custom:
+            refuse_while_terminating(self.store, res)
         if not res.namespaced or not self.need_namespaces:
             return
         if not namespace:

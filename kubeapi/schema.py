@@ -23,25 +23,27 @@ class Findings:
     unknown: list[str] = field(default_factory=list)
 
 
+_NAMES = {
+    type(None): "null",
+    bool: "boolean",
+    str: "string",
+    dict: "object",
+    list: "array",
+    int: "integer",
+    float: "number",
+}
+
+
 def json_type(value: Any) -> str:
     """Return the JSON Schema name of a value's type."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    for python_type, name in ((str, "string"), (dict, "object"), (list, "array"), (int, "integer"), (float, "number")):
-        if isinstance(value, python_type):
-            return name
-    return type(value).__name__
+    return _NAMES.get(type(value), type(value).__name__)
 
 
 def _is(value: Any, name: str) -> bool:
     found = json_type(value)
-    return found == name or (name == "number" and found == "integer") or (name == "integer" and _whole(value))
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, float) and value.is_integer()
+    if found == name:
+        return True
+    return (name == "number" and found == "integer") or (name == "integer" and found == "number" and value.is_integer())
 
 
 class Checker:

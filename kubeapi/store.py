@@ -52,6 +52,7 @@ class Store:
         self._last_bookmark = 0
         self._opened_at = 0  # memory-only kinds have no history before this
         self._listeners: dict[str, list[Listener]] = {}
+        self._observers: list[Callable[[Resource, Event], None]] = []
 
     @classmethod
     async def open(
@@ -207,6 +208,8 @@ class Store:
             watcher.push(event)
         for listener in self._listeners.get(storage, ()):
             listener(event)
+        for everything in self._observers:
+            everything(res, event)
         if event.revision - self._last_bookmark >= BOOKMARK_EVERY:
             self._last_bookmark = event.revision
             for watcher in tuple(self._bookmarked):
@@ -230,6 +233,10 @@ class Store:
     def listen(self, res: Resource, listener: Listener) -> None:
         """Call ``listener`` on the loop at each committed change of ``res``, before any watcher's reader runs."""
         self._listeners.setdefault(res.storage, []).append(listener)
+
+    def observe(self, observer: Callable[[Resource, Event], None]) -> None:
+        """Call ``observer`` on the loop at each committed change of anything; ``res`` is the version it was written in."""
+        self._observers.append(observer)
 
     def watch(
         self,

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from kubeapi import kinds
+from kubeapi.controllers.builtin import BuiltinControllers
+from kubeapi.crds import Crds
 from kubeapi.objects import ListOptions, Objects, WriteOptions
 from kubeapi.resources import Registry, Resource
 from kubeapi.store import SCHEMA, Limits, Store
@@ -31,7 +33,10 @@ class Api:
         self.registry = registry
         self.store = store
         self.clock = clock
-        self.objects = Objects(store, registry, clock, rng=Rng(7))
+        self.crds = Crds(store, registry, clock)
+        self.crds.start()
+        self.objects = Objects(store, registry, clock, admission=[self.crds.admit], rng=Rng(7))
+        self.controllers = BuiltinControllers(self.objects)
 
     @classmethod
     async def open(

@@ -88,9 +88,13 @@ async def test_a_crd_is_served_and_established_when_its_create_returns(api: Api)
     assert (res.short_names, res.list_kind, sorted(res.subresources)) == (("kl",), "KilnList", ["status"])
 
 
-async def test_a_deleted_crd_is_no_longer_served(api: Api) -> None:
-    await served(api)
+async def test_a_deleted_crd_takes_no_new_objects_and_then_is_no_longer_served(api: Api) -> None:
+    res = await served(api)
+    await api.controllers.start()
     await api.objects.delete(CRD, "", "kilns.example.io")
+    error = await refusal(api, res, {"size": 1})
+    assert (error.status, error.reason) == (405, "MethodNotAllowed")
+    await api.controllers.settle()
     assert api.registry.find("example.io", "v1", "kilns") is None
 
 
