@@ -23,6 +23,7 @@ from proto.kit.errors import Terminal
 
 BAD_REQUEST, NOT_FOUND, INTERNAL = 400, 404, 500
 REASON_BODY = "the request body is wrong"
+MAX_TWINS = 1024  # of one device, tombstones included: a client must not fill the disk or outgrow a DeviceStatus
 
 
 class Rejected(Terminal):
@@ -171,6 +172,9 @@ def update(device: DeviceTwin, wishes: Mapping[str, Wish | None], now_ms: int) -
                 changes.append(change)
     except BadValue as error:
         raise Rejected(BAD_REQUEST, str(error)) from error
+    new = sum(change.before is None for change in changes)
+    if new and len(device.twins) + new > MAX_TWINS:
+        raise Rejected(BAD_REQUEST, f"the device has {len(device.twins)} twins of at most {MAX_TWINS}")
     for change in changes:
         device.twins[change.name] = change.after
     if changes:

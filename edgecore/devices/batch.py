@@ -5,13 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 from devicetwin.merge import Change
-from devicetwin.model import DeviceId
+from devicetwin.model import GROUP, DeviceId
 from edgecore.devices import history, twins
 from edgecore.devices.entry import Entry
 from kubeapi.resources import Resource
 from kubeapi.store import Store
 from proto.kit.database import Tx
 from proto.link.outbox import Outbox
+from proto.names import ObjectKey
+
+
+def status_key(device: DeviceId) -> str:
+    """Return the link's key of a device's DeviceStatus."""
+    return str(ObjectKey(GROUP, "devicestatuses", device.namespace, device.name))
 
 
 class Batch:
@@ -62,6 +68,7 @@ class Batch:
                 twins.forget(tx, uid)
                 if device is not None:
                     store.remove(tx, status, device.namespace, device.name)
+                    outbox.forget_state(tx, status_key(device))
             if states or rows or reported:
                 twins.write(tx, states, rows, reported)
             for body in messages:

@@ -30,6 +30,7 @@ from proto.link.outbox import Outbox
 log = Logger("devices")
 SCHEMA = twins.SCHEMA
 MAX_BATCH = 256  # operations per transaction: bounds how long the loop is held
+LEAST_GAP_S, MOST_GAP_S = 0.001, 0.005  # between two batches, only while each gathers more than one operation
 TICK_S = 0.05
 WATCH_EVERY_S = 1.0  # how often silence and untold deltas are looked for
 REPEAT_DELTA_S = 60.0  # a device that missed a delta (rebooted, resubscribed) hears it again
@@ -75,6 +76,8 @@ class DeviceController:
         self._operations: list[tuple[Operation, asyncio.Future[None] | None]] = []
         self._busy = False
         self._woken = False
+        self._gap_s = 0.0
+        self._pumped_at_s = 0.0  # loop time
         self._later = asyncio.Event()
         self._watchers: list[Callable[[DeviceId], object]] = []
         self._ignored = metrics.counter("edge_device_ignored_total", "MQTT messages that are no request.", ["reason"])
@@ -147,9 +150,24 @@ class DeviceController:
         self._wake()
 
     def _wake(self) -> None:
-        if not self._woken and not self._busy:
-            self._woken = True
-            asyncio.get_running_loop().call_soon(self._pump)  # everything read in this turn of the loop shares a batch
+        """Pump soon: what is read in this turn of the loop shares a batch; a busy room gathers for a few ms."""
+        if self._woken or self._busy:
+            return
+        self._woken = True
+        loop = asyncio.get_running_loop()
+        wait_s = self._pumped_at_s + self._gap_s - loop.time() if self._gap_s else 0.0
+        if wait_s > 0 and len(self._operations) < MAX_BATCH:
+            loop.call_later(wait_s, self._pump)
+        else:
+            loop.call_soon(self._pump)
+
+    def _pace(self, operations: int) -> None:
+        """A commit costs more than a report: wait longer for company while company comes, not at all when it does not."""
+        self._pumped_at_s = asyncio.get_running_loop().time()
+        if operations > 1:
+            self._gap_s = min(MOST_GAP_S, max(LEAST_GAP_S, self._gap_s * 2))
+        else:
+            self._gap_s = self._gap_s / 2 if self._gap_s > LEAST_GAP_S else 0.0
 
     def _pump(self) -> None:
         self._woken = False
@@ -157,6 +175,7 @@ class DeviceController:
             return
         batch = Batch()
         operations, self._operations = self._operations[:MAX_BATCH], self._operations[MAX_BATCH:]
+        self._pace(len(operations))
         for operation, done in operations:
             if done is not None:
                 batch.waiting.append(done)

@@ -7,16 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from devicetwin.lifecycle import conditions, device_status, read_conditions
-from devicetwin.model import API_VERSION, GROUP
-from edgecore.devices.batch import Batch
+from devicetwin.model import API_VERSION, DeviceId
+from edgecore.devices.batch import Batch, status_key
 from edgecore.devices.entry import Entry
 from kubeapi.resources import Resource
 from kubeapi.store import Store
 from proto.kit import canonical
 from proto.kit.clock import Clock, rfc3339
-from proto.names import ObjectKey
 
-PLURAL = "devicestatuses"
 # Every further DeviceStatus costs a write here, a message on the link and a write in the cloud; above this rate the
 # newest of each device is enough, and history keeps every report.
 WRITES_PER_S = 600.0
@@ -77,8 +75,7 @@ class Statuses:
         entry.conditions, entry.written = found, device.counter
         batch.undo.append(lambda: _restore(entry, before, written))
         status = device_status(device, found)
-        key = ObjectKey(GROUP, PLURAL, device.spec.id.namespace, device.spec.id.name)
-        batch.statuses.append((str(key), self._object(entry, status), body(entry.uid, status)))
+        batch.statuses.append((status_key(entry.id), self._object(entry, status), body(entry.uid, status)))
         batch.flushed.append(entry)
 
     def _object(self, entry: Entry, status: dict[str, Any]) -> dict[str, Any]:
@@ -110,8 +107,8 @@ class Statuses:
         """Yield (key, body) of every stored DeviceStatus, as they were put into the outbox."""
         for stored in self._store.items(self._resource, None):
             obj = stored.object
-            key = ObjectKey(GROUP, PLURAL, stored.namespace, stored.name)
-            yield str(key), body(_owner(obj), obj.get("status", {}))
+            key = status_key(DeviceId(stored.namespace, stored.name))
+            yield key, body(_owner(obj), obj.get("status", {}))
 
 
 def body(uid: str, status: Mapping[str, Any]) -> bytes:

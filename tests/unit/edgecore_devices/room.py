@@ -104,6 +104,9 @@ class RecordingOutbox(Outbox):
         tx.after_commit(lambda: self.messages.append(canonical.decode(body)))
         return 1
 
+    def forget_state(self, tx: Tx, key: str) -> None:
+        tx.after_commit(lambda: self.states.pop(key, None))
+
     def _check(self) -> None:
         if self.full:
             raise StorageFull("no space left")
