@@ -137,8 +137,8 @@ class Client:
     def drop(self) -> None:
         """Cut the connection without DISCONNECT."""
         sock = self._client.socket()
-        assert isinstance(sock, ssl.SSLSocket)
-        sock.shutdown(socket.SHUT_RDWR)
+        if isinstance(sock, ssl.SSLSocket):  # None where the broker refused
+            sock.shutdown(socket.SHUT_RDWR)
         self._client.loop_stop()
 
     def close(self) -> None:
