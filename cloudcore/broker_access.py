@@ -3,7 +3,7 @@
 A node's client id is its name, and it reaches its own topics only; nothing is decided by a wildcard.
 """
 
-from cloudcore.certs import NODE_GROUP, NODE_USER
+from cloudcore.certs import ADMIN_GROUP, NODE_GROUP, NODE_USER
 from cloudcore.revocation import Revocations
 from proto import topics
 from proto.kit.errors import MalformedMessage
@@ -37,7 +37,8 @@ class BrokerAccess:
             raise self._refusal("no_certificate", "a client certificate of this cloud is required")
         if self._revocations.is_revoked(peer.common_name, peer.serial):
             raise self._refusal("revoked", f"the certificate of {peer.common_name} was revoked")
-        if peer.common_name == CLOUD_USER and NODE_GROUP not in peer.organizations:
+        # The name alone is not enough: somebody may have had a certificate signed by request.
+        if peer.common_name == CLOUD_USER and peer.organizations == (ADMIN_GROUP,):
             self._rights[CLOUD_USER] = frozenset(topics.cloud_acl())
             return Identity(CLOUD_USER)
         node = peer.common_name.removeprefix(NODE_USER)
