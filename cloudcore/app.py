@@ -128,7 +128,7 @@ class App:
             self.directory, self.authority, self.revocations, api, clock=self.clock, rng=self.rng, metrics=self.metrics
         )
         stack.push_async_callback(embedded.close)
-        embedded.start(self.supervisor)
+        await embedded.start(self.supervisor)
         port = await self._listen(
             "api", api.host, api.port, lambda: embedded.listen(self._context(require_client=False))
         )

@@ -147,6 +147,8 @@ def _unpack(file: Path, staged: Path) -> Manifest:
                     f"{file} was written by cloudcore {manifest.version}, in a form this version cannot read"
                 )
             for member in tar:
+                if member.offset == first.offset:
+                    continue
                 _check(file, member, manifest)
                 tar.extract(member, staged, filter="data")
     except OSError as error:

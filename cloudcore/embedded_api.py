@@ -13,6 +13,7 @@ from cloudcore.revocation import Revocations
 from cloudcore.settings import Api
 from kubeapi import kinds
 from kubeapi.access import Access, Authenticator
+from kubeapi.controllers.builtin import BuiltinControllers
 from kubeapi.controllers.csr import SERVING, SigningRequest
 from kubeapi.crds import Crds
 from kubeapi.nodeauth import NodeAuthorizer
@@ -79,8 +80,11 @@ class EmbeddedApi:
         )
         return cls(options, objects, server, closing)
 
-    def start(self, supervisor: Supervisor) -> None:
+    async def start(self, supervisor: Supervisor) -> None:
         """Run the built-in controllers until the supervisor ends."""
+        controllers = BuiltinControllers(self.objects)
+        await controllers.start()
+        supervisor.spawn(controllers.run(), "kube-controllers")
 
     async def listen(self, context: ssl.SSLContext) -> int:
         """Serve; returns the bound port. Raises OSError."""
@@ -104,6 +108,10 @@ def sign(authority: Authority, asked: SigningRequest) -> bytes:
         return authority.sign_csr(asked.request, user=asked.username, days=days, sans=_sans(csr)).pem
     if len(user) != 1:
         raise CertificateRefused("the request must name one user as its common name")
+    if user[0].startswith(
+        "system:"
+    ):  # reserved: a broker that knows only the common name would take it for the part itself
+        raise CertificateRefused(f"a certificate for {user[0]} is not signed by request")
     refused = {ADMIN_GROUP, NODE_GROUP} & set(groups)
     if refused:
         raise CertificateRefused(f"a certificate for group {refused.pop()} is not signed by request")

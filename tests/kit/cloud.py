@@ -76,7 +76,7 @@ async def running(path: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud
         stack.push_async_callback(api.close)
         supervisor = Supervisor(clock)
         stack.push_async_callback(supervisor.close)
-        api.start(supervisor)
+        await api.start(supervisor)
         server = authority.server_certificate()
         port = await api.listen(tls.server_context(server.cert, server.key, authority.ca_file))
         own = authority.client_certificate("cloudcore", "system:cloudcore")
