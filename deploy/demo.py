@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import shutil
 import sys
 import time
 from collections import Counter
@@ -15,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.kit.kubectl import find_kubectl
-
+from deploy.kubectl import VERSIONS, provide
 from deploy.press import Press
 from deploy.stage import ROOT, Kubectl, fresh_directory, output, run
 from tests.kit.platform import Edge, Platform
@@ -177,8 +177,8 @@ class Story:
         ]
         self.tell.show(await output(explain))
         await eventually(self._stale, 60.0)
-        self.tell.command("kubectl get devices   # the office is told the truth: stale")
-        self.tell.show(await self.kubectl("get", "devices"))
+        self.tell.command("kubectl get devices -o wide   # the office is told the truth: stale")
+        self.tell.show(await self.kubectl("get", "devices", "-o", "wide"))
         self.outage_s = self.tell.elapsed_s() - began_s
 
     async def _change_of_mind(self) -> None:
@@ -186,7 +186,8 @@ class Story:
             await self._want(100 + change)
 
     async def _stale(self) -> bool:
-        return "Stale" in await self.kubectl("get", "device", "press")
+        status = (await self.kubectl.json("get", "device", "press")).get("status", {})
+        return any(c["type"] == "Stale" and c["status"] == "True" for c in status.get("conditions", []))
 
     async def reunion(self) -> None:
         assert self.edge is not None
@@ -209,7 +210,7 @@ class Story:
         assert self.press is not None
         argv = ["cloudcore", "history", "press", "--property", "strokes", "--limit", "100000", "-o", "json"]
         text = await output([sys.executable, "-m", *argv, "--data-dir", str(self.platform.cloud_dir)])
-        rows: list[dict[str, Any]] = json.loads(text)["items"]
+        rows: list[dict[str, Any]] = json.loads(text)
         stored = [int(row["value"]) for row in rows]
         counts, sent = Counter(stored), self.press.published
         lost = [n for n in self.press.acknowledged if not counts[n]]
@@ -265,11 +266,11 @@ def _where_next(kubeconfig: Path, *, kept: bool) -> str:
 
 async def tell_story(*, keep: bool) -> int:
     tell = Teller()
-    kubectl_path = await asyncio.to_thread(find_kubectl)
+    kubectl_path = shutil.which("kubectl") or str(await asyncio.to_thread(provide, VERSIONS[-1]))
     state = fresh_directory(STATE)
     tell.began_s = time.monotonic()  # noqa: TID251
     async with Platform(state) as platform:
-        kubectl = Kubectl(str(kubectl_path), platform.kubeconfig, fresh_directory(state / "home"))
+        kubectl = Kubectl(kubectl_path, platform.kubeconfig, fresh_directory(state / "home"))
         story = Story(platform, kubectl, tell)
         try:
             for part in (story.start, story.devices, story.desired, story.outage, story.reunion):

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 TOPIC = "$hw/events/device/default/press"
 
@@ -25,10 +26,10 @@ class Press:
         self.desired: dict[str, str] = {}
         self.deltas = 0
         self._waiting: set[int] = set()
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="press", clean_session=True)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="press", clean_session=True)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
-        self._client.reconnect_delay_set(0.1, 0.5)
+        self._client.reconnect_delay_set(1, 1)
         self._client.max_queued_messages_set(0)
 
     def start(self) -> None:

@@ -55,6 +55,7 @@ class Edge:
         self.api_port = free_port()
         self._platform = platform
         self._sets = sets
+        self.broker_scheme = "mqtts"  # "mqtt" where a foreign broker without TLS stands in between
         self.daemon: Daemon | None = None
 
     async def prepare(self) -> None:
@@ -70,7 +71,7 @@ class Edge:
     def process(self) -> Daemon:
         if self.daemon is None:
             sets = [
-                f"cloud.broker=mqtts://127.0.0.1:{self.relay.port}",
+                f"cloud.broker={self.broker_scheme}://127.0.0.1:{self.relay.port}",
                 f"device_broker.port={self.mqtt_port}",
                 f"api.port={self.api_port}",
                 *self._sets,

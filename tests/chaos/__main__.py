@@ -1,0 +1,71 @@
+"""`make chaos`: many seeded episodes over the three brokers; a table at the end, JSON in build/chaos/."""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.chaos.brokers import NAMES
+from tests.chaos.episodes import World, episode
+from tests.chaos.ledger import Verdict
+
+OUT = Path("build/chaos")
+
+
+async def run_broker(name: str, seeds: range) -> tuple[Verdict, list[str]]:
+    """All episodes of one broker in one world; a failed convergence is reported with its seed and ends that broker."""
+    total, failures = Verdict(), []
+    with tempfile.TemporaryDirectory(prefix="skerry-chaos-") as folder:
+        world = await World.build(Path(folder), name)
+        try:
+            for done, seed in enumerate(seeds, 1):
+                verdict = await episode(world, seed)
+                total.add(verdict)
+                mark = "ok" if verdict.clean else "FAILED"
+                print(
+                    f"{name} {done}/{len(seeds)} seed={seed} {mark} {'+'.join(world.faults)} {verdict.acknowledged}",
+                    flush=True,
+                )
+                if not verdict.clean:
+                    failures.append(f"{name} seed {seed}: {verdict}")
+        except AssertionError as error:
+            failures.append(f"{name} faults {world.faults}: {error}")
+        finally:
+            await world.close()
+    return total, failures
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--episodes", type=int, default=500, help="over all brokers")
+    parser.add_argument("--broker", choices=NAMES, action="append", help="only this one; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="first seed")
+    args = parser.parse_args(argv)
+    names = args.broker or list(NAMES)
+    failures: list[str] = []
+    rows: dict[str, Verdict] = {}
+    for at, name in enumerate(names):
+        share = args.episodes // len(names) + (at < args.episodes % len(names))
+        rows[name], failed = asyncio.run(run_broker(name, range(args.seed, args.seed + share)))
+        failures += failed
+    print(f"\n{'broker':<12}{'acknowledged':>14}{'lost':>6}{'doubled':>9}{'out of order':>14}")
+    for name, v in rows.items():
+        print(f"{name:<12}{v.acknowledged:>14}{len(v.lost):>6}{len(v.doubled):>9}{len(v.disordered):>14}")
+    OUT.mkdir(parents=True, exist_ok=True)
+    report = {
+        "episodes": args.episodes,
+        "seed": args.seed,
+        "failures": failures,
+        "rows": {n: asdict(v) for n, v in rows.items()},
+    }
+    (OUT / "chaos.json").write_text(json.dumps(report, indent=2))
+    for failure in failures:
+        print(f"FAILED {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

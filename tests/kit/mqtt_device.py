@@ -1,0 +1,122 @@
+"""A device that speaks plain MQTT (paho) and keeps its own ledger of what the edge acknowledged.
+
+It numbers its reports, keeps a window of them in flight, and sends again whatever was not answered within its patience or
+when its connection comes back, as a careful device would. It knows nothing of Skerry's code.
+"""
+
+import json
+import threading
+from collections import Counter, deque
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+WINDOW = 8
+
+
+class MqttDevice:
+    """One device. ``acknowledged`` are the numbers that ``twin/update/result`` confirmed."""
+
+    def __init__(self, name: str, port: int, *, prop: str = "count") -> None:
+        self.name = name
+        self.prop = prop
+        self.topic = f"$hw/events/device/default/{name}"
+        self.acknowledged: set[int] = set()
+        self.published: Counter[int] = Counter()
+        self.refused: list[str] = []
+        self.heard: dict[str, str] = {}
+        self.deltas: list[dict[str, str]] = []
+        self.last = 0  # the newest number given out
+        self._lock = threading.Condition()
+        self._todo: deque[int] = deque()
+        self._in_flight: dict[int, float] = {}
+        self._up = False
+        self._port = port
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"device-{name}", clean_session=True)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_message = self._on_message
+        self._client.reconnect_delay_set(1, 1)
+
+    def start(self) -> None:
+        self._client.connect_async("127.0.0.1", self._port, keepalive=5)
+        self._client.loop_start()
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def report(self, count: int) -> None:
+        """Queue the next ``count`` numbers; they go out as the window allows."""
+        with self._lock:
+            for _ in range(count):
+                self.last += 1
+                self._todo.append(self.last)
+            self._fill()
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until every number given out was acknowledged; sends again what was forgotten."""
+        with self._lock:
+            waited_s = 0.0
+            while waited_s < timeout_s:
+                if self._lock.wait_for(lambda: not self._todo and not self._in_flight, 1.0):
+                    return True
+                waited_s += 1.0
+                self._again()
+            return not self._todo and not self._in_flight
+
+    def hears(self, name: str, value: str, timeout_s: float) -> bool:
+        with self._lock:
+            return self._lock.wait_for(lambda: self.heard.get(name) == value, timeout_s)
+
+    def _again(self) -> None:
+        """Put everything unanswered back, oldest first: order is the device's own duty."""
+        self._todo.extendleft(sorted(self._in_flight, reverse=True))
+        self._in_flight.clear()
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._up and self._todo and len(self._in_flight) < WINDOW:
+            number = self._todo.popleft()
+            self._in_flight[number] = 1.0
+            self.published[number] += 1
+            twin = {self.prop: {"actual": {"value": str(number)}, "metadata": {"type": "int"}}}
+            self._client.publish(
+                f"{self.topic}/twin/update", json.dumps({"event_id": str(number), "twin": twin}), qos=0
+            )
+
+    def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            return
+        client.subscribe([(f"{self.topic}/twin/update/result", 1), (f"{self.topic}/twin/update/delta", 1)])
+        with self._lock:
+            self._up = True
+            self._again()
+
+    def _on_disconnect(self, *_: Any) -> None:
+        with self._lock:
+            self._up = False
+
+    def _on_message(self, _client: mqtt.Client, _user: Any, message: mqtt.MQTTMessage) -> None:
+        body = json.loads(message.payload)
+        with self._lock:
+            if message.topic.endswith("/delta"):
+                wanted = {k: str(v) for k, v in body.get("delta", {}).items()}
+                self.deltas.append(wanted)
+                self.heard |= wanted
+                self._lock.notify_all()
+                self._obey(wanted)
+                return
+            event_id = str(body.get("event_id", ""))
+            if body.get("code"):
+                self.refused.append(f"{event_id}: {body.get('reason')}")
+            elif event_id.isdigit():
+                self._in_flight.pop(int(event_id), None)
+                self.acknowledged.add(int(event_id))
+                self._fill()
+            self._lock.notify_all()
+
+    def _obey(self, wanted: dict[str, str]) -> None:
+        twin = {n: {"actual": {"value": v}, "metadata": {"type": "string"}} for n, v in wanted.items()}
+        self._client.publish(f"{self.topic}/twin/update", json.dumps({"event_id": "obey", "twin": twin}), qos=0)
