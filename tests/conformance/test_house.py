@@ -22,6 +22,11 @@ EDGE_NEVER_LOADS = (
     "cryptography",
     "grpc",
 )
+UNVERIFIED = {  # the only places that speak TLS to a server without checking it, once each
+    "proto/kit/tls.py",  # fetches a CA, which the join token's hash then proves
+    "cloudcore/kube/config.py",  # a person's kubeconfig says insecure-skip-tls-verify
+    "edgecore/certificate.py",  # a handshake with itself in memory, to see whether key, certificate and CA fit
+}
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
 
 
@@ -85,5 +90,5 @@ def test_no_shell_no_unverified_tls_no_unsafe_loading() -> None:
     )
     for name in TRACKED:
         if name.startswith(PACKAGES) and name.endswith(".py") and "/gen/" not in name:
-            found = unsafe.search((ROOT / name).read_text())
-            assert found is None, f"{name}: {found.group() if found else ''}"
+            found = sorted(unsafe.findall((ROOT / name).read_text()))
+            assert found == (["CERT_NONE", "check_hostname = False"] if name in UNVERIFIED else []), name
