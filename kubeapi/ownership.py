@@ -13,7 +13,7 @@ from kubeapi import fieldsv1
 from kubeapi.errors import bad_request
 from kubeapi.fieldsv1 import Tree
 from kubeapi.resources import Resource
-from kubeapi.typed import Type, type_of
+from kubeapi.typed import type_of
 from proto.kit.clock import rfc3339
 
 Json = dict[str, Any]
@@ -92,7 +92,7 @@ def track_update(res: Resource, old: Json, new: Json, manager: str, subresource:
     if old and _cleared(new):
         return with_entries(new, [])
     before = old or {"metadata": {}}
-    changed, removed = compare(type_of(res), owned_part(before), owned_part(new))
+    changed, removed = fieldsv1.compare(type_of(res), owned_part(before), owned_part(new))
     sent, held = new["metadata"].get("managedFields"), before["metadata"].get("managedFields")
     if not changed and not removed and (not sent or sent == held):
         return _carry(old, new)
@@ -105,13 +105,6 @@ def track_update(res: Resource, old: Json, new: Json, manager: str, subresource:
     others = [_less(e, changed, removed) for e in entries if e.who != me.who]
     fields = fieldsv1.merge_sets(fieldsv1.subtract(mine.fields, removed), changed)
     return with_entries(new, _capped([*others, replace(me, fields=fields)]))
-
-
-def compare(kind: Type, old: Json, new: Json) -> tuple[Tree, Tree]:
-    """Return (changed or added, removed) fields of two objects' owned parts."""
-    if not old:
-        return fieldsv1.of_value(kind, new), {}
-    return fieldsv1.compare(kind, old, new)
 
 
 def _less(entry: Entry, changed: Tree, removed: Tree) -> Entry:

@@ -17,6 +17,7 @@ CREATE TABLE IF NOT EXISTS kube_log (
   resource TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS kube_meta (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 """
+SET_META = "INSERT INTO kube_meta VALUES (?,?) ON CONFLICT (name) DO UPDATE SET number = excluded.number"
 CEILING_STEP = 10_000  # revisions reserved at a time: memory-only kinds use revisions that no row records
 
 
@@ -27,12 +28,6 @@ class Limits:
     rows: int = 10_000  # superseded rows; more and the oldest are compacted
     bytes: int = 32 * 1024 * 1024
     batch: int = 256  # rows deleted per transaction: bounds the pause of writers
-
-
-class Row(tuple[int, int, int, str, str, str, bytes]):
-    """``(revision, previous, deleted, resource, namespace, name, body)``."""
-
-    __slots__ = ()
 
 
 class History:
@@ -75,9 +70,7 @@ def delete(tx: Tx, rows: list[int], compacted: int) -> None:
 
 
 def set_meta(tx: Tx, name: str, number: int) -> None:
-    tx.execute(
-        "INSERT INTO kube_meta VALUES (?,?) ON CONFLICT (name) DO UPDATE SET number = excluded.number", (name, number)
-    )
+    tx.execute(SET_META, (name, number))
 
 
 def meta(conn: sqlite3.Connection, name: str) -> int:
