@@ -194,6 +194,7 @@ class App:
             broker_url=self.settings.broker.url,
             broker_port=urlsplit(self.addresses["broker"]).port or 8883,
             broker_server_name=self.settings.broker.server_name or tls.SERVER_NAME,
+            broker_mqtt_version=self.settings.broker.mqtt_version if self.settings.broker.url else 5,
         )
         server = JoinServer(
             self.authority, self.sql, tell, clock=self.clock, metrics=self.metrics, revocations=self.revocations

@@ -52,6 +52,7 @@ class JoinSettings(msgspec.Struct, frozen=True):
     broker_url: str = ""  # "": the embedded broker at the host that the node typed
     broker_port: int = 8883
     broker_server_name: str = SERVER_NAME  # name that the broker's certificate must carry
+    broker_mqtt_version: int = 5  # 4 is MQTT 3.1.1
     node_days: float = float(certs.CLIENT_DAYS)
     grace_days: float = 365.0  # how long after its end a certificate can still be renewed
     calls_per_s: float = 50.0  # per address, everything
@@ -85,6 +86,7 @@ class Answer(msgspec.Struct):
     broker_url: str
     broker_port: int
     broker_server_name: str
+    broker_mqtt_version: int
     not_after: str
 
 
@@ -263,6 +265,7 @@ class JoinServer:
                 broker_url=settings.broker_url,
                 broker_port=settings.broker_port,
                 broker_server_name=settings.broker_server_name,
+                broker_mqtt_version=settings.broker_mqtt_version,
                 not_after=issued.not_after.isoformat(),
             )
         )

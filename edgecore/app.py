@@ -155,9 +155,15 @@ class App:
     def _cloud(self) -> PahoBroker:
         cloud, directory = self.settings.cloud, self.directory
         if not cloud.broker.startswith("mqtts:"):
-            return PahoBroker(cloud.broker, clock=self.clock)
+            return PahoBroker(cloud.broker, clock=self.clock, version=cloud.mqtt_version)
         contexts = client_contexts(directory.certificate, directory.key, directory.ca, cloud.server_name)
-        return PahoBroker(cloud.broker, clock=self.clock, tls=contexts, server_hostname=cloud.server_name)
+        return PahoBroker(
+            cloud.broker,
+            clock=self.clock,
+            tls=contexts,
+            server_hostname=cloud.server_name,
+            version=cloud.mqtt_version,
+        )
 
     def spawn(self) -> None:
         """Start every long-lived task."""

@@ -69,6 +69,7 @@ def external(settings: DeviceBroker, node: str, *, clock: Clock, rng: Rng, metri
         clock=clock,
         tls=(lambda: _client_context(settings)) if settings.url.startswith("mqtts:") else None,
         max_packet_bytes=settings.limits.max_packet_bytes,
+        version=settings.mqtt_version,
     )
     devices = ExternalBroker(broker, f"skerry-{node}", clock=clock, rng=rng, metrics=metrics)
     return Opened(devices, settings.url)

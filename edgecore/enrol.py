@@ -57,6 +57,7 @@ class Grant(msgspec.Struct):
     broker_url: str = ""
     broker_port: int = 8883
     broker_server_name: str = ""
+    broker_mqtt_version: int = 5
 
 
 class _Refusal(msgspec.Struct):

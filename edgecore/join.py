@@ -209,6 +209,8 @@ def _keep(directory: DataDir, ca: bytes, grant: Grant, url: str) -> None:
     }
     if grant.broker_server_name:
         cloud["server_name"] = grant.broker_server_name
+    if grant.broker_mqtt_version in (4, 5):
+        cloud["mqtt_version"] = grant.broker_mqtt_version
     document["cloud"] = {**(document.get("cloud") or {}), **cloud}
     try:
         files.write(directory.ca, ca, files.PUBLIC)

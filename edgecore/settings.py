@@ -28,6 +28,7 @@ class Cloud(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     broker: Annotated[str, Meta(description="MQTT broker of the cloud, mqtts://HOST:8883")] = ""
     join: Annotated[str, Meta(description="join and renewal endpoint of cloudcore, https://HOST:10002")] = ""
+    mqtt_version: Annotated[int, Meta(ge=4, le=5, description="MQTT protocol spoken to the broker: 4 (3.1.1) or 5")] = 5
     server_name: Annotated[str, Meta(description="name that the cloud's certificates must carry")] = SERVER_NAME
 
 
@@ -57,6 +58,9 @@ class DeviceBroker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(description="users of the embedded broker, written by mosquitto_passwd; empty: none")
     ] = ""
     acl_file: Annotated[str, Meta(description="Mosquitto-style ACL file for password users; empty: own topics")] = ""
+    mqtt_version: Annotated[
+        int, Meta(ge=4, le=5, description="MQTT protocol spoken to the external broker: 4 (3.1.1) or 5")
+    ] = 5
     username: Annotated[str, Meta(description="user name at the external broker; empty: none")] = ""
     secret_file: Annotated[str, Meta(description="file with the password at the external broker")] = ""
     limits: DeviceBrokerLimits = DeviceBrokerLimits()
