@@ -116,17 +116,17 @@ class ClientConnection(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)  # uvloop's own classes do not inherit it
         self.transport = transport
         broker = self.broker
-        peer = transport.get_extra_info("peername")
+        peer = self.transport.get_extra_info("peername")
         self.address = str(peer[0]) if peer else ""
         full = len(broker.connections) >= broker.settings.max_connections
         if full or broker.closed or not broker.pending.enter(self.address):
             broker.counters.refused.inc("too_many_connections")
             self.closed = True
-            transport.abort()
+            self.transport.abort()
             return
         self.pending = True
         broker.connections.add(self)
-        transport.set_write_buffer_limits(high=broker.settings.out_buffer_bytes)
+        self.transport.set_write_buffer_limits(high=broker.settings.out_buffer_bytes)
         due_s = broker.clock.now_s() + broker.settings.connect_timeout_s
         self.timer = broker.sessions.timers.at(due_s, self._connect_timed_out)
 
@@ -147,19 +147,8 @@ class ClientConnection(asyncio.Protocol):
         if self.closed:
             return
         self.last_read_s = self.broker.clock.now_s()
-        messages = 0
         try:
-            for packet in self.reader.feed(data):
-                if type(packet) is Publish:
-                    messages += 1
-                    self._on_publish(packet)
-                else:
-                    self._dispatch(packet)
-                if self.closed:
-                    break
-            else:
-                if self.reader.error is not None:
-                    raise self.reader.error
+            self._work(self.reader.feed(data))
         except Violation as violation:
             self._violated(violation)
         except Exception:
@@ -167,8 +156,21 @@ class ClientConnection(asyncio.Protocol):
             self._violated(Violation(reasons.UNSPECIFIED, "internal error"))
         if self.ticket is not None:
             self._finish_ticket()
-        if messages:
-            self._count(messages)
+
+    def _work(self, packets: list[Packet]) -> None:
+        messages = 0
+        for packet in packets:
+            if self.closed:
+                return
+            if type(packet) is Publish:
+                messages += 1
+                self._on_publish(packet)
+            else:
+                self._dispatch(packet)
+        if self.reader.error is not None and not self.closed:
+            raise self.reader.error
+        if messages and self.broker.settings.publishes_per_s > 0:
+            self._throttle(messages)
 
     # -- closing
 
@@ -382,10 +384,8 @@ class ClientConnection(asyncio.Protocol):
             self.last_read_s = self.broker.clock.now_s()
             self.transport.resume_reading()
 
-    def _count(self, messages: int) -> None:
+    def _throttle(self, messages: int) -> None:
         settings = self.broker.settings
-        if settings.publishes_per_s <= 0 or self.closed:
-            return
         now_s = self.broker.clock.now_s()
         if self.bucket is None:
             self.bucket = TokenBucket(settings.publishes_per_s, settings.publishes_burst, now_s)

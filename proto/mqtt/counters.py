@@ -1,0 +1,20 @@
+"""What the broker counts. Nothing is dropped or refused without a reason label here."""
+
+from proto.kit.metrics import Metrics
+
+
+class Counters:
+    """The broker's metrics; gauges are registered by whoever owns the number."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.received = metrics.counter("mqtt_messages_received_total", "messages received from clients", ("qos",))
+        self.sent = metrics.counter("mqtt_messages_sent_total", "messages sent to clients", ("qos",))
+        self.dropped = metrics.counter(
+            "mqtt_messages_dropped_total", "messages not delivered to one receiver", ("reason",)
+        )
+        self.refused = metrics.counter(
+            "mqtt_refused_total", "connects, publishes and subscriptions refused", ("reason",)
+        )
+        self.closed = metrics.counter("mqtt_connections_closed_total", "connections closed by the broker", ("reason",))
+        self.connects = metrics.counter("mqtt_connects_total", "accepted CONNECTs")
