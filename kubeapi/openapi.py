@@ -228,7 +228,9 @@ def _operations(res: Resource, sub: str, verbs: Sequence[str], version: int) -> 
         if version == 3 and verb in ("create", "update"):
             operation["requestBody"] = {"content": {"*/*": {"schema": reference}}, "required": True}
         elif version == 3 and verb == "patch":
-            content = {media: {"schema": {"$ref": REFERENCE + META + "Patch"}} for media in PATCHES}
+            # kubectl reads here which patch a kind takes; a custom one has no strategic merge
+            taken = [media for media in PATCHES if not (res.custom and "strategic" in media)]
+            content = {media: {"schema": {"$ref": REFERENCE + META + "Patch"}} for media in taken}
             operation["requestBody"] = {"content": content, "required": True}
         elif version == 2 and verb in ("create", "update", "patch"):
             operation["parameters"].append({"name": "body", "in": "body", "required": True, "schema": reference})
