@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from cloudcore import revocation
 from cloudcore.broker_access import CLOUD_USER
-from cloudcore.certs import NODE_GROUP, Authority, node_user
+from cloudcore.certs import ADMIN_GROUP, NODE_GROUP, Authority, node_user
 from cloudcore.sql import Sql, SqlUnavailable
 from proto import topics
 from proto.kit import files
@@ -163,7 +163,7 @@ def mosquitto_acl(nodes: Sequence[str]) -> str:
 
 def nats_users(nodes: Sequence[str]) -> str:
     """Return the entries of NATS' ``authorization.users``: certificate subjects with their subjects to use."""
-    lines = [_nats_user(f"CN={CLOUD_USER}", topics.cloud_acl())]
+    lines = [_nats_user(f"CN={CLOUD_USER},O={ADMIN_GROUP}", topics.cloud_acl())]
     # NATS writes a subject's parts in the order of RFC 2253, which is the reverse of the certificate's.
     lines += [_nats_user(f"CN={node_user(node)},O={NODE_GROUP}", topics.acl(node)) for node in nodes]
     return "\n".join(lines)
