@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         _output(_settings(_verb(verbs, name, text)))
     reset = _output(_verb(verbs, "reset", "forget the identity and state of this node"))
     reset.add_argument("--yes", action="store_true", help="do not ask")
+    reset.add_argument("--keep-data", action="store_true", help="forget the identity only: twins and what waits stay")
     reset.add_argument("--purge", action="store_true", help="delete for good instead of keeping a quarantine copy")
     _device(verbs)
     return top

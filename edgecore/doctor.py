@@ -295,7 +295,7 @@ def check_link(patient: Patient) -> list[Check]:
                 "fenced",
                 "Error",
                 "another machine uses this node's identity, or this disk is an old copy: the cloud refuses it",
-                f"edgecore reset {patient.flag}  # then join again",
+                f"edgecore reset --keep-data {patient.flag}  # then join again with a new token",
             )
         ]
     if patient.live is None:

@@ -2,29 +2,34 @@
 
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from edgecore.data_dir import AlreadyRunning, DataDir, Lock
 from proto.kit.clock import Clock
+from proto.kit.database import Tx, connect
 from proto.kit.errors import SkerryError
+from proto.link import inbox
 
 QUARANTINE = "quarantine"
 
 
-def plan(directory: DataDir) -> list[Path]:
+def plan(directory: DataDir, *, keep_data: bool = False) -> list[Path]:
     """What a reset would remove, sorted; empty when there is nothing."""
     if not directory.path.is_dir():
         return []
-    return sorted(path for path in _ours(directory) if path.exists())
+    wanted = [directory.pki] if keep_data else _ours(directory)
+    return sorted(path for path in wanted if path.exists())
 
 
-def reset(directory: DataDir, *, purge: bool, clock: Clock) -> dict[str, Any]:
-    """Remove identity and state.
+def reset(directory: DataDir, *, purge: bool, clock: Clock, keep_data: bool = False) -> dict[str, Any]:
+    """Remove identity and state; with ``keep_data`` the identity alone, and what waits is sent after the next join.
+
 
     Raises AlreadyRunning while the daemon runs.
     """
-    found = plan(directory)
+    found = plan(directory, keep_data=keep_data)
     if not found:
         return {"removed": [], "quarantine": ""}
     lock = Lock(directory)
@@ -33,6 +38,8 @@ def reset(directory: DataDir, *, purge: bool, clock: Clock) -> dict[str, Any]:
     except AlreadyRunning as error:
         raise AlreadyRunning(f"{error}: systemctl stop edgecore") from error
     try:
+        if keep_data:
+            _become_new(directory)
         target = None if purge else _quarantine(directory, clock)
         for path in found:
             _remove(path, target)
@@ -41,6 +48,15 @@ def reset(directory: DataDir, *, purge: bool, clock: Clock) -> dict[str, Any]:
     finally:
         lock.release()
     return {"removed": [str(path) for path in found], "quarantine": str(target or "")}
+
+
+def _become_new(directory: DataDir) -> None:
+    """Be a new disk for the cloud, which refuses the old one when it was copied."""
+    if not directory.database.exists():
+        return
+    with closing(connect(directory.database)) as conn:
+        if conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'link_self'").fetchone():
+            inbox.rejoin(Tx(conn))
 
 
 def _ours(directory: DataDir) -> list[Path]:

@@ -11,10 +11,10 @@ from proto.kit.errors import UsageError
 
 def run(args: argparse.Namespace) -> int:
     directory = data_dir_of(args)
-    found = plan(directory)
+    found = plan(directory, keep_data=args.keep_data)
     if found and not args.yes:
         _ask([str(path) for path in found], purge=args.purge)
-    done = reset(directory, purge=args.purge, clock=SystemClock())
+    done = reset(directory, purge=args.purge, keep_data=args.keep_data, clock=SystemClock())
     if args.output == "json":
         print(as_json(done))
     elif not done["removed"]:
@@ -29,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _ask(paths: list[str], *, purge: bool) -> None:
     """Raises UsageError unless a person types yes."""
-    print(
-        "\n".join(["This node forgets its identity and everything not yet sent to the cloud:", *paths]), file=sys.stderr
-    )
+    print("\n".join(["This node forgets what is in these files:", *paths]), file=sys.stderr)
     question = "Delete them for good? [yes/no] " if purge else "Move them to a quarantine folder? [yes/no] "
     if not sys.stdin.isatty():
         raise UsageError("nobody to ask: add --yes")

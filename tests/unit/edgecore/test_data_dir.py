@@ -1,10 +1,13 @@
 import os
+from contextlib import closing
 
 import pytest
 
 from edgecore.data_dir import AlreadyRunning, DataDir, Lock, Running
 from edgecore.reset import plan, reset
+from proto.kit.database import Tx, connect
 from proto.kit.errors import SkerryError
+from proto.link import inbox
 from tests.kit.clock import ManualClock
 
 
@@ -63,3 +66,17 @@ def test_reset_refuses_while_the_daemon_runs(joined: DataDir) -> None:
         reset(joined, purge=False, clock=ManualClock())
     assert joined.joined()
     lock.release()
+
+
+def test_reset_can_keep_the_data_and_forget_the_identity(joined: DataDir) -> None:
+    with closing(connect(joined.database)) as conn:
+        conn.executescript(inbox.SCHEMA)
+        inbox.identity(Tx(conn))
+        before = conn.execute("SELECT incarnation FROM link_self").fetchone()
+
+    reset(joined, purge=False, keep_data=True, clock=ManualClock())
+
+    assert not joined.joined()
+    assert joined.settings.exists()
+    with closing(connect(joined.database)) as conn:
+        assert conn.execute("SELECT incarnation FROM link_self").fetchone() != before

@@ -1,0 +1,68 @@
+"""A copied disk, a revoked node: the edge lives on, and people are told what it is and what to type."""
+
+import shutil
+from typing import Any
+
+import msgspec
+
+from tests.kit.devices import MODEL, oven, report
+from tests.kit.kube import DEVICES
+from tests.kit.platform import Edge, Platform, command
+from tests.kit.wait import eventually
+
+
+async def doctor(edge: Edge) -> dict[str, dict[str, Any]]:
+    """The checks by name."""
+    text = await command("edgecore", "doctor", "--data-dir", str(edge.data_dir), "-o", "json", check=False)
+    return {check["name"]: check for check in msgspec.json.decode(text)["checks"]}
+
+
+async def fenced(edge: Edge) -> bool:
+    return bool((await edge.status()).get("link", {}).get("fenced"))
+
+
+async def test_an_old_copy_of_a_disk_is_fenced_and_joins_again_without_losing_reports(platform: Platform) -> None:
+    edge = await platform.add_edge("gw-1")
+    await platform.kube.apply(MODEL, oven())
+    await eventually(lambda: _held(edge, 1))
+    await edge.stop()
+    shutil.copytree(edge.data_dir, edge.data_dir.with_name("copy"))
+    await edge.start()
+    await edge.connected()
+    await edge.drained()
+    await edge.stop()
+    shutil.rmtree(edge.data_dir)
+    edge.data_dir.with_name("copy").rename(edge.data_dir)
+
+    await edge.start()
+    await eventually(lambda: fenced(edge))
+    await report(edge.mqtt_port, temperature="77")
+    assert (await doctor(edge))["fenced"]["next"].startswith("edgecore reset --keep-data")
+
+    await edge.stop()
+    await command("edgecore", "reset", "--yes", "--keep-data", "--data-dir", str(edge.data_dir))
+    await edge.prepare()
+    await edge.start()
+    await edge.connected()
+    await edge.drained()
+    status = await platform.kube.get(f"{DEVICES}/namespaces/default/devicestatuses/kiln")
+    assert status["status"]["twins"][0]["reported"]["value"] == "77"
+
+
+async def test_a_revoked_node_is_told_so_and_serves_its_devices(platform: Platform) -> None:
+    edge = await platform.add_edge("gw-1")
+    await platform.kube.apply(MODEL, oven())
+    await eventually(lambda: _held(edge, 1))
+    await command("cloudcore", "node", "revoke", "gw-1", "--data-dir", str(platform.cloud_dir))
+
+    async def out() -> bool:
+        link = (await edge.status())["link"]
+        return not link["connected"] and bool(link["last_error"])
+
+    await eventually(out, 20)
+    await report(edge.mqtt_port, temperature="1")
+    assert "revoked" in (await doctor(edge))["MQTT"]["message"]
+
+
+async def _held(edge: Edge, count: int) -> bool:
+    return bool((await edge.status()).get("devices", {}).get("total") == count)
