@@ -40,7 +40,7 @@ class DeviceController:
             "devices", self._reconcile, workers=WORKERS, clock=cluster.clock, rng=cluster.rng
         )
         cluster.devices.listen(self._on_device)
-        cluster.statuses.listen(lambda name, _old, _new: self.queue.add(name))
+        cluster.statuses.listen(self._on_status)
         cluster.models.listen(self._on_model)
         sessions.listen(self._on_session)
 
@@ -91,6 +91,11 @@ class DeviceController:
             self._written_s.pop(name, None)
             self._later.discard(name)
         self.queue.add(name)
+
+    def _on_status(self, name: Name, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        """Most changes are new values, which a Device's own status does not show."""
+        if old is None or new is None or _shown(old) != _shown(new):
+            self.queue.add(name)
 
     def _on_model(self, name: Name, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
         if (old is None) == (new is None):
@@ -218,6 +223,18 @@ def _overrides(
     elif STALE not in reported:
         out.append(_condition(STALE, "Unknown", "NeverReported", "the device has not reported yet"))
     return out
+
+
+def _shown(report: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the parts of a DeviceStatus that its Device's status is made of."""
+    status = report.get("status") or {}
+    owners = report["metadata"].get("ownerReferences")
+    return (
+        status.get("state"),
+        status.get("conditions"),
+        status.get("extensions", {}).get("observedGeneration"),
+        owners,
+    )
 
 
 def _condition(kind: str, status: str, reason: str, message: str) -> Condition:

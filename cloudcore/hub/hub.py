@@ -30,7 +30,7 @@ class Hub:
             self.scope,
             ensure_status=self.devices.ensure_status,
             put_node_status=self.nodes.put_status,
-            workers=settings.api.status_writers,
+            options=settings.api,
         )
         self.effects = Effects(
             history,

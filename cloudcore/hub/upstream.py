@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from cloudcore.hub.pace import Pace
 from cloudcore.hub.scope import Scope
 from cloudcore.hub.writes import CoalescedWrites
 from cloudcore.kube.client import JSON_PATCH
@@ -18,6 +19,7 @@ from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.errors import ApiRefused, Conflict, NotFound
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import DEVICE_STATUS, DEVICES_GROUP, NODE, is_owned_by
+from cloudcore.settings import Api
 from proto.kit.errors import MalformedMessage
 from proto.kit.log import Logger
 from proto.link.replica import NotSynced, StateChange
@@ -65,15 +67,24 @@ class Upstream:
         *,
         ensure_status: EnsureStatus,
         put_node_status: PutNodeStatus,
-        workers: int,
+        options: Api,
     ) -> None:
         self._client, self._paths, self._scope = cluster.client, cluster.paths, scope
         self._devices, self._statuses = cluster.devices, cluster.statuses
         self._ensure_status, self._put_node_status = ensure_status, put_node_status
         metrics = cluster.metrics
         self._applied: dict[str, dict[str, Applied]] = defaultdict(dict)
+        self.pace = Pace(
+            cluster.clock,
+            busy_reports_per_s=options.busy_reports_per_s,
+            busy_interval_s=options.busy_interval_s,
+        )
         self._writes: CoalescedWrites[_Write] = CoalescedWrites(
-            self._write, workers=workers, clock=cluster.clock, rng=cluster.rng
+            self._write,
+            workers=options.status_writers,
+            clock=cluster.clock,
+            rng=cluster.rng,
+            interval_s=self.pace.interval_s,
         )
         self._dropped = metrics.counter(
             "cloudcore_status_dropped_total", "Statuses from edges that were not applied, by reason", ("reason",)
@@ -134,6 +145,7 @@ class Upstream:
         done = self._applied[node].get(change.key)
         if done is not None and done.uid == body.uid and done.version >= body.version:
             return None
+        self.pace.note(body.version - done.version if done is not None and done.version >= 0 else 1)
         digest = hashlib.sha256(change.body).digest()[:DIGEST_BYTES]
         return _Write(node, body, digest)
 
