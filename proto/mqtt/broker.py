@@ -140,6 +140,7 @@ class MqttBroker:
             try:
                 self.sessions.timers.run(self.clock.now_s())
                 self.store.retry()
+                self.counters.flush()
             except Exception:
                 log.exception("tick failed")
 

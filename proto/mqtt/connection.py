@@ -159,14 +159,21 @@ class ClientConnection(asyncio.Protocol):
 
     def _work(self, packets: list[Packet]) -> None:
         messages = 0
+        acknowledged = False
         for packet in packets:
             if self.closed:
                 return
-            if type(packet) is Publish:
+            kind = type(packet)
+            if kind is Publish:
                 messages += 1
-                self._on_publish(packet)
+                self._on_publish(packet)  # type: ignore[arg-type]
+            elif kind is Ack:
+                acknowledged = True
+                self._on_ack(packet)  # type: ignore[arg-type]
             else:
                 self._dispatch(packet)
+        if acknowledged and self.session is not None and self.session.queue:
+            self.session.pump()
         if self.reader.error is not None and not self.closed:
             raise self.reader.error
         if messages and self.broker.settings.publishes_per_s > 0:
@@ -343,7 +350,7 @@ class ClientConnection(asyncio.Protocol):
         if self.max_packet_bytes and size > self.max_packet_bytes:
             self.broker.counters.dropped.inc("larger_than_client_takes")
             return None
-        self.broker.counters.sent.inc(str(flags >> 1 & 3))
+        self.broker.counters.sent_by_qos[flags >> 1 & 3] += 1
         return found
 
     def _remaining_s(self, message: Publish) -> float | None:
@@ -395,9 +402,6 @@ class ClientConnection(asyncio.Protocol):
             self.broker.sessions.timers.at(now_s + wait_s, lambda: self.resume(PAUSED_RATE))
 
     def _dispatch(self, packet: Packet) -> None:
-        if type(packet) is Ack:
-            self._on_ack(packet)
-            return
         if not self.connected and type(packet) is not Connect:
             raise protocol_error("a packet before CONNECT was answered")
         action = _ACTIONS.get(type(packet))
@@ -435,7 +439,7 @@ class ClientConnection(asyncio.Protocol):
         if packet.properties is not None:
             self._read_properties(packet)
         topic, qos = packet.topic, packet.qos
-        broker.counters.received.inc("012"[qos])
+        broker.counters.received_by_qos[qos] += 1
         packet.client_id = session.client_id
         packet.identity = self.identity
         ticket = self.ticket
@@ -536,9 +540,6 @@ class ClientConnection(asyncio.Protocol):
                 self.broker.store.released_done(session, packet.packet_id)
         else:
             self._on_pubrel(session, packet.packet_id)
-            return
-        if session.queue:
-            session.pump()
 
     def _on_pubrec(self, session: Session, packet: Ack) -> None:
         failed = packet.reason >= 0x80

@@ -4,7 +4,10 @@ from proto.kit.metrics import Metrics
 
 
 class Counters:
-    """The broker's metrics; gauges are registered by whoever owns the number."""
+    """The broker's metrics; gauges are registered by whoever owns the number.
+
+    Each message touches only ``received_by_qos`` and ``sent_by_qos``; ``flush`` moves them to the metrics.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -18,3 +21,12 @@ class Counters:
         )
         self.closed = metrics.counter("mqtt_connections_closed_total", "connections closed by the broker", ("reason",))
         self.connects = metrics.counter("mqtt_connects_total", "accepted CONNECTs")
+        self.received_by_qos = [0, 0, 0]
+        self.sent_by_qos = [0, 0, 0]
+
+    def flush(self) -> None:
+        for counter, counts in ((self.received, self.received_by_qos), (self.sent, self.sent_by_qos)):
+            for qos, count in enumerate(counts):
+                if count:
+                    counter.inc(str(qos), by=count)
+                    counts[qos] = 0

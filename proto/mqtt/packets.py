@@ -57,7 +57,8 @@ def publish_parts(
     name: str, payload: bytes, version: int, flags: int, properties: Properties | None
 ) -> tuple[bytes, bytes]:
     """Return the bytes of a PUBLISH before and after its packet id; ``flags`` are the low four bits of byte one."""
-    topic = write_string(name)
+    raw = name.encode()
+    topic = len(raw).to_bytes(2, "big") + raw
     tail = p.encode(properties) + payload if version == V5 else payload
     length = len(topic) + len(tail) + (2 if flags & 0x06 else 0)
     return bytes((0x30 | flags,)) + write_varint(length) + topic, tail

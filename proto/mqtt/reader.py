@@ -31,6 +31,7 @@ from proto.mqtt.reasons import (
 )
 from proto.mqtt.topics import TopicNames, check_filter
 
+PUBACK_BYTE = 0x40
 # low four bits that byte one must have; None: any (PUBLISH)
 _FLAGS: tuple[int | None, ...] = (-1, 0, 0, None, 0, 0, 2, 0, 2, 0, 2, 0, 0, 0, 0, 0)
 
@@ -98,6 +99,8 @@ class Reader:
             kind = first >> 4
             if kind == p.PUBLISH and self.version:
                 out.append(self._publish(first, buf, start, end))
+            elif first == PUBACK_BYTE and length == 2 and self.version and (buf[start] or buf[start + 1]):
+                out.append(Ack(p.PUBACK, buf[start] << 8 | buf[start + 1]))
             else:
                 self._check_first(first)
                 out.append(_DECODERS[kind](self, kind, buf, start, end))
