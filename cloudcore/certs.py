@@ -108,6 +108,8 @@ class Authority:
 
         With ``sans`` it is a server's certificate, else a client's. Raises MalformedMessage, CertificateRefused.
         """
+        if any(name.lower().rstrip(".") == SERVER_NAME or "*" in name for name in sans):
+            raise CertificateRefused(f"the name {SERVER_NAME} is the cloud's own, and wildcards could stand for it")
         return self._sign(parse_csr(pem).public_key(), user, groups, days, sans)
 
     def issue(
