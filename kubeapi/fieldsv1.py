@@ -184,9 +184,10 @@ def _compare_part(key: str, kind: Type | None, was: Any, value: Any, found: tupl
 
 
 def _whole(kind: Type | None, value: Any) -> Tree:
-    """Return the fields of a value that appears or goes: itself and everything in it."""
-    inner = of_value(kind, value)
-    return {SELF: {}, **inner} if inner else inner
+    """Return the fields of a value that appears or goes: every container in it, and everything in those."""
+    if not value or not is_split(kind, value):
+        return {}
+    return {SELF: {}, **{key: _whole(child_kind, child) for key, (child_kind, child) in children(kind, value).items()}}
 
 
 def describe(path: tuple[str, ...]) -> str:

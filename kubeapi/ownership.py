@@ -91,8 +91,11 @@ def track_update(res: Resource, old: Json, new: Json, manager: str, subresource:
     """Return ``new`` with managedFields that say what this write changed. ``old`` {} is a create."""
     if old and _cleared(new):
         return with_entries(new, [])
-    before = old or {"metadata": {}}
+    before: Json = old or {"metadata": {}}
     changed, removed = fieldsv1.compare(type_of(res), owned_part(before), owned_part(new))
+    for tree in (changed, removed):  # metadata itself is always there
+        if "f:metadata" in tree:
+            tree["f:metadata"] = {k: v for k, v in tree["f:metadata"].items() if k != fieldsv1.SELF}
     sent, held = new["metadata"].get("managedFields"), before["metadata"].get("managedFields")
     if not changed and not removed and (not sent or sent == held):
         return _carry(old, new)

@@ -30,7 +30,7 @@ async def test_applying_the_same_twice_changes_nothing(api: Api) -> None:
     assert again == made
 
 
-async def test_a_field_no_longer_applied_is_removed(api: Api) -> None:
+async def test_a_field_no_longer_applied_is_removed(api: Api) -> None:  # API-11
     await api.apply(CM, cm(x="1", y="2"), "alice")
     after = await api.apply(CM, cm(x="1"), "alice")
     assert after["data"] == {"x": "1"}
@@ -64,7 +64,7 @@ async def test_force_takes_the_field_over(api: Api) -> None:
     }
 
 
-async def test_an_update_takes_what_it_changes_and_apply_then_conflicts(api: Api) -> None:
+async def test_an_update_takes_what_it_changes_and_apply_then_conflicts(api: Api) -> None:  # API-12
     await api.apply(CM, cm(x="1"), "alice")
     changed = await api.patch(CM, "a", {"data": {"x": "9"}}, field_manager="edit")
     assert managers(changed) == {("edit", "Update"): {"f:data": {"f:x": {}}}}

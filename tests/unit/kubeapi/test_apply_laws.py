@@ -98,7 +98,7 @@ def test_after_a_forced_apply_the_object_says_what_was_applied(first: Json, seco
 
 
 @given(specs, specs)
-def test_apply_twice_is_apply_once(first: Json, second: Json) -> None:
+def test_apply_twice_is_apply_once(first: Json, second: Json) -> None:  # API-11
     once = applied(applied(None, first, "alice"), second, "bob")
     assert applied(once, second, "bob") == once
 
@@ -121,7 +121,7 @@ def normal(live: Json) -> Json:
 
 
 @given(specs, specs, specs)
-def test_nobody_loses_a_field_that_nobody_took(first: Json, second: Json, third: Json) -> None:
+def test_nobody_loses_a_field_that_nobody_took(first: Json, second: Json, third: Json) -> None:  # API-11
     obj = applied(applied(None, first, "alice"), second, "bob", force=True)
     alices = next((e.fields for e in entries_of(obj) if e.manager == "alice"), {})
     try:
@@ -149,7 +149,7 @@ def test_an_apply_without_conflict_takes_nothing(first: Json, second: Json) -> N
 
 
 @given(specs, specs)
-def test_every_field_that_an_update_changed_has_one_plain_owner(first: Json, second: Json) -> None:
+def test_every_field_that_an_update_changed_has_one_plain_owner(first: Json, second: Json) -> None:  # API-12
     obj = applied(None, first, "alice")
     new = {**obj, "spec": second}
     after = track_update(RES, obj, new, "edit", "", NOW)

@@ -9,7 +9,7 @@ from proto.kit.errors import UsageError
 from tests.unit.kubeapi.api import CM, Api, config_map
 
 
-async def test_a_restored_store_has_the_old_objects_and_new_revisions(tmp_path: Path) -> None:
+async def test_a_restored_store_has_the_old_objects_and_new_revisions(tmp_path: Path) -> None:  # API-18
     api = await Api.open(tmp_path)
     await api.create(CM, config_map("kept"))
     facts = await backup(api.db, tmp_path / "b")

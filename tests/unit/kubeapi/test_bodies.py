@@ -4,7 +4,7 @@ from kubeapi import bodies
 from kubeapi.errors import ApiError
 
 
-def test_json_is_bounded_in_depth_and_size() -> None:
+def test_json_is_bounded_in_depth_and_size() -> None:  # API-15
     assert bodies.decode_json(b'{"a":[1]}') == {"a": [1]}
     for deep in (b"[" * 101 + b"]" * 101, b"[" * 100_000):
         with pytest.raises(ApiError, match=r"nested deeper than 100|not valid JSON"):

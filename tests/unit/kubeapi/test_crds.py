@@ -152,7 +152,9 @@ async def test_a_schema_must_be_structural(api: Api, spec: Json, message: str) -
         ({"size": 2, "parts": [{}]}, "spec.parts[0].name", "Required value"),
     ],
 )
-async def test_a_wrong_value_is_named_with_what_is_allowed(api: Api, spec: Json, field: str, message: str) -> None:
+async def test_a_wrong_value_is_named_with_what_is_allowed(
+    api: Api, spec: Json, field: str, message: str
+) -> None:  # API-13
     error = await refusal(api, await served(api), spec)
     (cause,) = error.body()["details"]["causes"]
     assert (error.status, cause["field"]) == (422, field)
@@ -172,14 +174,14 @@ async def test_unknown_fields_are_pruned_and_defaults_filled(api: Api) -> None:
     assert opts.warnings == ['unknown field "spec.odd"']
 
 
-async def test_strict_field_validation_refuses_unknown_and_duplicate_fields(api: Api) -> None:
+async def test_strict_field_validation_refuses_unknown_and_duplicate_fields(api: Api) -> None:  # API-16
     res = await served(api)
     error = await refusal(api, res, {"size": 1, "odd": 1}, field_validation="Strict", duplicates=("spec.size",))
     assert error.status == 400
     assert 'strict decoding error: unknown field "spec.odd", duplicate field "spec.size"' in error.message
 
 
-async def test_generation_grows_with_the_spec_only(api: Api) -> None:
+async def test_generation_grows_with_the_spec_only(api: Api) -> None:  # API-8
     res = await served(api)
     await api.create(res, {"metadata": {"name": "k"}, "spec": {"size": 1}})
     labelled = await api.patch(res, "k", {"metadata": {"labels": {"a": "b"}}})
@@ -189,7 +191,7 @@ async def test_generation_grows_with_the_spec_only(api: Api) -> None:
     assert changed["status"] == {"phase": "Hot"}
 
 
-async def test_every_served_version_reads_the_same_object(api: Api) -> None:
+async def test_every_served_version_reads_the_same_object(api: Api) -> None:  # API-14
     body = crd()
     body["spec"]["versions"].append({**body["spec"]["versions"][0], "name": "v2", "storage": False})
     v1 = await served(api, body)

@@ -28,7 +28,7 @@ async def owner(api: Api) -> Json:
     return made
 
 
-async def test_dependents_follow_their_owner(api: Api, owner: Json) -> None:
+async def test_dependents_follow_their_owner(api: Api, owner: Json) -> None:  # API-10
     child = await api.create(SECRET, owned_by(owner, "child"))
     await api.create(CM, owned_by(child, "grandchild"))
 
@@ -38,7 +38,7 @@ async def test_dependents_follow_their_owner(api: Api, owner: Json) -> None:
     assert (api.names(SECRET), api.names(CM)) == ([], [])
 
 
-async def test_one_living_owner_is_enough(api: Api, owner: Json) -> None:
+async def test_one_living_owner_is_enough(api: Api, owner: Json) -> None:  # API-10
     other = await api.create(CM, config_map("other"))
     body = owned_by(owner, "child")
     body["metadata"]["ownerReferences"] += owned_by(other, "x")["metadata"]["ownerReferences"]
@@ -67,7 +67,7 @@ async def test_an_owner_of_an_unknown_kind_protects(api: Api, owner: Json) -> No
     assert api.names(SECRET) == ["child"]
 
 
-async def test_foreground_waits_for_blocking_dependents(api: Api, owner: Json) -> None:
+async def test_foreground_waits_for_blocking_dependents(api: Api, owner: Json) -> None:  # API-10
     await api.create(SECRET, owned_by(owner, "child", block=True, finalizers=["skerry.io/hold"]))
     answer = await api.objects.delete(CM, "default", "owner", DeleteOptions(propagation="Foreground"))
     await api.controllers.settle()
@@ -81,7 +81,7 @@ async def test_foreground_waits_for_blocking_dependents(api: Api, owner: Json) -
     assert (api.names(CM), api.names(SECRET)) == ([], [])
 
 
-async def test_orphan_leaves_the_dependents_without_owner(api: Api, owner: Json) -> None:
+async def test_orphan_leaves_the_dependents_without_owner(api: Api, owner: Json) -> None:  # API-10
     await api.create(SECRET, owned_by(owner, "child"))
     await api.objects.delete(CM, "default", "owner", DeleteOptions(propagation="Orphan"))
     await api.controllers.settle()

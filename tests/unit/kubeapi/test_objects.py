@@ -71,7 +71,7 @@ async def test_an_update_without_resource_version_overwrites(api: Api) -> None:
     assert changed["data"] == {"k": "2"}
 
 
-async def test_a_write_that_changes_nothing_keeps_the_resource_version(api: Api) -> None:
+async def test_a_write_that_changes_nothing_keeps_the_resource_version(api: Api) -> None:  # API-7
     made = await api.create(CM, config_map("a", k="1"))
     api.clock.advance(60)
     for same in (await api.update(CM, "a", made), await api.patch(CM, "a", {"data": {"k": "1"}})):
@@ -89,7 +89,7 @@ async def test_system_metadata_cannot_be_written(api: Api) -> None:
         await api.update(CM, "a", {"metadata": {"name": "a", "uid": "other"}})
 
 
-async def test_status_is_written_through_its_subresource_only(api: Api) -> None:
+async def test_status_is_written_through_its_subresource_only(api: Api) -> None:  # API-8
     await api.create(NODE, {"metadata": {"name": "n1"}, "status": {"phase": "forged"}})
 
     by_main = await api.patch(NODE, "n1", {"spec": {"unschedulable": True}, "status": {"phase": "x"}})
@@ -110,7 +110,7 @@ async def test_dry_run_answers_and_stores_nothing(api: Api) -> None:
     assert (api.store.revision, api.names(CM)) == (before, [])
 
 
-async def test_finalizers_hold_a_deleted_object_until_the_last_is_gone(api: Api) -> None:
+async def test_finalizers_hold_a_deleted_object_until_the_last_is_gone(api: Api) -> None:  # API-9
     await api.create(CM, {"metadata": {"name": "a", "finalizers": ["skerry.io/hold"]}})
 
     marked = await api.objects.delete(CM, "default", "a")
@@ -142,7 +142,7 @@ async def test_delete_preconditions_are_checked(api: Api) -> None:
     await api.objects.delete(CM, "default", "a", DeleteOptions(uid=made["metadata"]["uid"]))
 
 
-async def test_a_pod_on_a_node_is_given_its_grace(api: Api) -> None:
+async def test_a_pod_on_a_node_is_given_its_grace(api: Api) -> None:  # API-9
     await api.create(POD, pod("p", nodeName="n1"))
 
     marked = await api.objects.delete(POD, "default", "p")
@@ -185,7 +185,7 @@ async def test_json_patch_is_all_or_nothing(api: Api) -> None:
     assert api.objects.get(CM, "default", "a")["data"] == {"k": "1"}
 
 
-async def test_lists_come_in_pages_with_the_first_pages_revision(api: Api) -> None:
+async def test_lists_come_in_pages_with_the_first_pages_revision(api: Api) -> None:  # API-17
     for i in range(5):
         await api.create(CM, config_map(f"c{i}"))
 

@@ -17,7 +17,7 @@ def told(events: list[Event]) -> list[tuple[str, str]]:
     return [(e.type, e.object["metadata"]["name"]) for e in events]
 
 
-async def test_committed_objects_survive_a_restart(tmp_path: Path) -> None:
+async def test_committed_objects_survive_a_restart(tmp_path: Path) -> None:  # API-1
     api = await Api.open(tmp_path)
     made = await api.create(CM, config_map("a", k="v"))
     await api.create(CM, config_map("b"))
@@ -30,7 +30,7 @@ async def test_committed_objects_survive_a_restart(tmp_path: Path) -> None:
     await api.close()
 
 
-async def test_revisions_never_go_back_across_a_restart(tmp_path: Path) -> None:
+async def test_revisions_never_go_back_across_a_restart(tmp_path: Path) -> None:  # API-2
     api = await Api.open(tmp_path)
     for i in range(3):
         await api.create(LEASE, {"metadata": {"name": f"l{i}"}, "spec": {}})
@@ -43,7 +43,7 @@ async def test_revisions_never_go_back_across_a_restart(tmp_path: Path) -> None:
     await api.close()
 
 
-async def test_leases_live_in_memory_and_stay_out_of_the_log(tmp_path: Path) -> None:
+async def test_leases_live_in_memory_and_stay_out_of_the_log(tmp_path: Path) -> None:  # API-6
     api = await Api.open(tmp_path)
     await api.create(LEASE, {"metadata": {"name": "l"}, "spec": {"holderIdentity": "n"}})
     assert api.names(LEASE) == ["l"]
@@ -56,7 +56,7 @@ async def test_leases_live_in_memory_and_stay_out_of_the_log(tmp_path: Path) -> 
     await api.close()
 
 
-async def test_a_watch_sees_every_change_in_order_and_shares_one_frame(api: Api) -> None:
+async def test_a_watch_sees_every_change_in_order_and_shares_one_frame(api: Api) -> None:  # API-5
     first, second = (api.store.watch(CM, "default", api.store.revision) for _ in range(2))
     await api.create(CM, config_map("a", k="1"))
     await api.update(CM, "a", config_map("a", k="2"))
@@ -71,7 +71,7 @@ async def test_a_watch_sees_every_change_in_order_and_shares_one_frame(api: Api)
     assert all(a.frame is b.frame for a, b in zip(events, same, strict=True))
 
 
-async def test_a_watch_resumes_from_the_log_after_a_restart(tmp_path: Path) -> None:
+async def test_a_watch_resumes_from_the_log_after_a_restart(tmp_path: Path) -> None:  # API-4
     api = await Api.open(tmp_path)
     since = api.store.revision
     await api.create(CM, config_map("a", k="1"))
@@ -101,7 +101,7 @@ async def test_a_future_revision_is_gone(api: Api) -> None:
     assert (refused.value.status, refused.value.reason) == (410, "Expired")
 
 
-async def test_history_is_compacted_and_older_watches_are_gone(tmp_path: Path) -> None:
+async def test_history_is_compacted_and_older_watches_are_gone(tmp_path: Path) -> None:  # API-4
     api = await Api.open(tmp_path, limits=Limits(rows=20, batch=5))
     await api.create(CM, config_map("a"))
     since = api.store.revision
@@ -120,7 +120,7 @@ async def test_history_is_compacted_and_older_watches_are_gone(tmp_path: Path) -
     await api.close()
 
 
-async def test_a_slow_watcher_gets_410_and_is_counted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_watcher_gets_410_and_is_counted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:  # API-5
     monkeypatch.setattr("kubeapi.watch.MAX_QUEUED_EVENTS", 3)
     watch = api.store.watch(CM, None, api.store.revision)
     for i in range(5):
@@ -141,7 +141,7 @@ async def test_a_quiet_watch_gets_bookmarks(api: Api, monkeypatch: pytest.Monkey
     assert quiet.bookmark().revision == api.store.revision
 
 
-async def test_a_transaction_that_fails_leaves_nothing(api: Api) -> None:
+async def test_a_transaction_that_fails_leaves_nothing(api: Api) -> None:  # API-3
     before = api.store.revision
 
     def write(tx: Tx) -> None:

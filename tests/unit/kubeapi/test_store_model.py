@@ -104,7 +104,7 @@ def drained(watch: Any) -> list[Event]:
 
 @settings(max_examples=40, deadline=None)
 @given(steps)
-def test_state_watch_and_replay_agree_with_the_model(plan: list[Step]) -> None:
+def test_state_watch_and_replay_agree_with_the_model(plan: list[Step]) -> None:  # API-5
     asyncio.run(run(plan))
 
 
@@ -115,7 +115,7 @@ def test_state_watch_and_replay_agree_with_the_model(plan: list[Step]) -> None:
         max_size=30,
     )
 )
-def test_transactions_of_one_group_commit_in_order_or_not_at_all(plan: list[Step]) -> None:
+def test_transactions_of_one_group_commit_in_order_or_not_at_all(plan: list[Step]) -> None:  # API-3
     async def scenario() -> None:
         with tempfile.TemporaryDirectory() as folder:
             api = await Api.open(Path(folder))
@@ -152,7 +152,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:  # API-1
     with subprocess.Popen(  # noqa: ASYNC220  nothing else runs on this loop
         [sys.executable, "-c", CHILD, str(tmp_path)],
         stdout=subprocess.PIPE,
