@@ -35,11 +35,11 @@ def decode_yaml(raw: bytes) -> Any:
         raise too_large(MAX_OBJECT_BYTES)
     import yaml  # noqa: PLC0415  the edge starts without it
 
-    loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(raw, Loader=loader_class)):
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(raw, Loader=safe)):
             raise bad_request("YAML aliases are not accepted")
-        value = yaml.load(raw, Loader=loader_class)  # noqa: S506  a safe loader
+        value = safe(raw).get_single_data()
         # timestamps and other YAML types become their JSON text
         return decode_json(json.dumps(value, default=str, ensure_ascii=False).encode())
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
