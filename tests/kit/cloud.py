@@ -6,14 +6,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from cloudcore import crds
+from cloudcore import crds, kubeconfig
 from cloudcore.certs import Authority
 from cloudcore.embedded_api import EmbeddedApi
 from cloudcore.history import History
 from cloudcore.hub.hub import Hub
+from cloudcore.kube import config
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.cluster import Cluster
-from cloudcore.kube.config import KubeAccess
 from cloudcore.kube.errors import NotFound
 from cloudcore.kube.resources import DEVICE, DEVICE_MODEL, DEVICE_STATUS, Kind
 from cloudcore.revocation import Revocations
@@ -63,15 +63,15 @@ def status_change(name: str, uid: str, version: int, **status: Any) -> StateChan
 
 
 @asynccontextmanager
-async def running(path: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud]:
-    """Start everything under ``path``, synced."""
-    clock, rng, metrics = SystemClock(), Rng(1), Metrics()
+async def bare_api(path: Path, options: Api = QUICK.api) -> AsyncIterator[Path]:
+    """A Kubernetes API with nothing of Skerry in it; yields an administrator's kubeconfig."""
+    clock, metrics = SystemClock(), Metrics()
     async with AsyncExitStack() as stack:
         authority = Authority.open_or_create(path / "pki", clock)
         sql = Sql.open(f"sqlite:///{path / 'cloud.db'}")
         stack.push_async_callback(sql.close)
         api = await EmbeddedApi.open(
-            path, authority, Revocations(sql, clock), settings.api, clock=clock, rng=rng, metrics=metrics
+            path, authority, Revocations(sql, clock), options, clock=clock, rng=Rng(1), metrics=metrics
         )
         stack.push_async_callback(api.close)
         supervisor = Supervisor(clock)
@@ -79,9 +79,21 @@ async def running(path: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud
         await api.start(supervisor)
         server = authority.server_certificate()
         port = await api.listen(tls.server_context(server.cert, server.key, authority.ca_file))
-        own = authority.client_certificate("cloudcore", "system:cloudcore")
-        contexts = tls.client_contexts(own.cert, own.key, authority.ca_file)
-        client = KubeClient(KubeAccess(f"https://127.0.0.1:{port}", contexts))
+        admin = authority.client_certificate("admin", "skerry-admin")
+        file = path / "admin.kubeconfig"
+        kubeconfig.write(file, f"https://127.0.0.1:{port}", authority.ca_pem, admin, user="skerry-admin")
+        yield file
+
+
+@asynccontextmanager
+async def running(path: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud]:
+    """Start everything under ``path``, synced."""
+    clock, rng, metrics = SystemClock(), Rng(1), Metrics()
+    async with AsyncExitStack() as stack:
+        file = await stack.enter_async_context(bare_api(path, settings.api))
+        sql = Sql.open(f"sqlite:///{path / 'history.db'}")
+        stack.push_async_callback(sql.close)
+        client = KubeClient(config.load(file))
         stack.push_async_callback(client.close)
         await crds.apply(client, clock=clock, rng=rng)
         cluster = Cluster(client, clock=clock, rng=rng, metrics=metrics)
@@ -92,6 +104,8 @@ async def running(path: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud
             settings,
             lambda node, key: changes.append((node, key)),
         )
+        supervisor = Supervisor(clock)
+        stack.push_async_callback(supervisor.close)
         hub.start(supervisor)
         await cluster.wait_synced()
         cloud = Cloud(client, cluster, hub, sql, metrics)
