@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -53,42 +54,45 @@ class World:
     edge: Edge
     devices: list[MqttDevice]
     disk: SmallDisk
+    stack: AsyncExitStack
     judged_up_to: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     @classmethod
     async def build(cls, folder: Path, broker_name: str) -> Self:
         """Start everything and register the devices."""
-        broker = foreign(broker_name, folder)
-        args: tuple[str, ...] = ()
-        if broker is not None:
-            await broker.start()
-            args = ("--broker", broker.url, "--set", "broker.mqtt_version=4")
-        platform = Platform(folder, cloud_sets=(f"link.keep_alive_s={KEEP_ALIVE_S}",), cloud_args=args)
-        if broker is not None:
-            platform.broker_port = broker.port
-        await platform.start_cloud()
-        disk = SmallDisk(folder / NODE)
-        await disk.mount()
-        edge = await platform.add_edge(NODE, f"link.keep_alive_s={KEEP_ALIVE_S}", start=False)
-        if broker is not None:
-            edge.broker_scheme = "mqtt"
-        await edge.start()
-        await edge.connected()
-        await platform.kube.apply(MODEL, *(device_object(name, "start") for name in DEVICE_NAMES))
-        devices = [MqttDevice(name, edge.mqtt_port) for name in DEVICE_NAMES]
-        for device in devices:
-            device.start()
-            assert await asyncio.to_thread(device.hears, "mode", "start", 20.0), f"{device.name} heard no desired value"
-        return cls(platform, broker, edge, devices, disk, dict.fromkeys(DEVICE_NAMES, 0))
+        async with AsyncExitStack() as stack:
+            broker = foreign(broker_name, folder)
+            args: tuple[str, ...] = ()
+            if broker is not None:
+                stack.push_async_callback(broker.kill)
+                await broker.start()
+                args = ("--broker", broker.url, "--set", "broker.mqtt_version=4")
+            disk = SmallDisk(folder / NODE)
+            await disk.mount()
+            stack.push_async_callback(disk.unmount)
+            sets = (f"link.keep_alive_s={KEEP_ALIVE_S}",)
+            platform = await stack.enter_async_context(Platform(folder, cloud_sets=sets, cloud_args=args))
+            if broker is not None:
+                platform.broker_port = broker.port
+            await platform.start_cloud()
+            edge = await platform.add_edge(NODE, *sets, start=False)
+            if broker is not None:
+                edge.broker_scheme = "mqtt"
+            await edge.start()
+            await edge.connected()
+            await platform.kube.apply(MODEL, *(device_object(name, "start") for name in DEVICE_NAMES))
+            devices = [MqttDevice(name, edge.mqtt_port) for name in DEVICE_NAMES]
+            for device in devices:
+                device.start()
+                stack.callback(device.close)
+                heard = await asyncio.to_thread(device.hears, "mode", "start", 20.0)
+                assert heard, f"{device.name} heard no desired value:\n{edge.process.tail()}"
+            judged = dict.fromkeys(DEVICE_NAMES, 0)
+            return cls(platform, broker, edge, devices, disk, stack.pop_all(), judged)
 
     async def close(self) -> None:
-        for device in self.devices:
-            device.close()
-        await self.platform.__aexit__(None, None, None)
-        if self.broker is not None:
-            await self.broker.kill()
-        await self.disk.unmount()
+        await self.stack.aclose()
 
     async def heal(self) -> None:
         """Undo every fault; whoever is dead starts again. Nothing else is repaired by hand."""
@@ -236,7 +240,7 @@ async def settled(world: World, wanted: dict[str, str]) -> Verdict:
     await world.edge.drained(HEAL_S)
     for device in world.devices:
         assert await asyncio.to_thread(device.hears, "mode", wanted[device.name], HEAL_S), f"{device.name}: no delta"
-        await eventually(lambda d=device: equal(world, d, wanted[d.name]), HEAL_S)  # type: ignore[misc]
+        await eventually(lambda d=device: equal(world.platform, d, wanted[d.name]), HEAL_S)  # type: ignore[misc]
     verdict = Verdict()
     for device in world.devices:
         after = world.judged_up_to[device.name]
@@ -246,9 +250,9 @@ async def settled(world: World, wanted: dict[str, str]) -> Verdict:
     return verdict
 
 
-async def equal(world: World, device: MqttDevice, mode: str) -> bool:
+async def equal(platform: Platform, device: MqttDevice, mode: str) -> bool:
     """Whether the cloud shows the device's last count and its mode."""
-    found = await world.platform.kube.find(f"{DEVICES}/namespaces/default/devicestatuses/{device.name}")
+    found = await platform.kube.find(f"{DEVICES}/namespaces/default/devicestatuses/{device.name}")
     twins = ((found or {}).get("status") or {}).get("twins") or []
     shown = {twin["propertyName"]: twin.get("reported", {}).get("value") for twin in twins}
     return shown.get("count") == str(device.last) and shown.get("mode") == mode

@@ -18,9 +18,10 @@ WINDOW = 8
 class MqttDevice:
     """One device. ``acknowledged`` are the numbers that ``twin/update/result`` confirmed."""
 
-    def __init__(self, name: str, port: int, *, prop: str = "count") -> None:
+    def __init__(self, name: str, port: int, *, prop: str = "count", window: int = WINDOW) -> None:
         self.name = name
         self.prop = prop
+        self._window = window
         self.topic = f"$hw/events/device/default/{name}"
         self.acknowledged: set[int] = set()
         self.published: Counter[int] = Counter()
@@ -77,7 +78,7 @@ class MqttDevice:
         self._fill()
 
     def _fill(self) -> None:
-        while self._up and self._todo and len(self._in_flight) < WINDOW:
+        while self._up and self._todo and len(self._in_flight) < self._window:
             number = self._todo.popleft()
             self._in_flight[number] = 1.0
             self.published[number] += 1
@@ -89,7 +90,9 @@ class MqttDevice:
     def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
             return
-        client.subscribe([(f"{self.topic}/twin/update/result", 1), (f"{self.topic}/twin/update/delta", 1)])
+        legs = ("twin/update/result", "twin/update/delta", "twin/get/result")
+        client.subscribe([(f"{self.topic}/{leg}", 1) for leg in legs])
+        client.publish(f"{self.topic}/twin/get", json.dumps({"event_id": "get"}), qos=0)
         with self._lock:
             self._up = True
             self._again()
@@ -102,11 +105,11 @@ class MqttDevice:
         body = json.loads(message.payload)
         with self._lock:
             if message.topic.endswith("/delta"):
-                wanted = {k: str(v) for k, v in body.get("delta", {}).items()}
-                self.deltas.append(wanted)
-                self.heard |= wanted
-                self._lock.notify_all()
-                self._obey(wanted)
+                self._told({k: str(v) for k, v in body.get("delta", {}).items()})
+                return
+            if message.topic.endswith("/get/result"):
+                twin = body.get("twin") or {}
+                self._told({k: str(v["expected"]["value"]) for k, v in twin.items() if (v or {}).get("expected")})
                 return
             event_id = str(body.get("event_id", ""))
             if body.get("code"):
@@ -116,6 +119,14 @@ class MqttDevice:
                 self.acknowledged.add(int(event_id))
                 self._fill()
             self._lock.notify_all()
+
+    def _told(self, wanted: dict[str, str]) -> None:
+        if not wanted:
+            return
+        self.deltas.append(wanted)
+        self.heard |= wanted
+        self._lock.notify_all()
+        self._obey(wanted)
 
     def _obey(self, wanted: dict[str, str]) -> None:
         twin = {n: {"actual": {"value": v}, "metadata": {"type": "string"}} for n, v in wanted.items()}
