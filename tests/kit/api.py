@@ -61,7 +61,7 @@ async def serving_api(directory: Path) -> AsyncIterator[ServingApi]:
         directory, authority, revocations, options, clock=clock, rng=Rng(7), metrics=metrics
     )
     supervisor = Supervisor(clock)
-    embedded.start(supervisor)
+    await embedded.start(supervisor)
     port = await embedded.listen(tls.server_context(pair.cert, pair.key, authority.ca_pem))
     try:
         yield ServingApi(embedded.objects, authority, directory, port, metrics)

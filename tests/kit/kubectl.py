@@ -3,12 +3,14 @@
 import os
 import shlex
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.kubectl import VERSIONS, provide
 
-__all__ = ["VERSIONS", "Kubectl"]
+__all__ = ["VERSIONS", "Kubectl", "until"]
 
 COMMAND_TIMEOUT_S = 60
 
@@ -44,11 +46,16 @@ class Kubectl:
 
     def argv(self, command: str) -> list[str]:
         flags = [f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.home}/cache", f"--namespace={self.namespace}"]
-        words = shlex.split(command)
-        # Flags go before "--", after which kubectl takes words for the container's.
-        at = words.index("--") if "--" in words else len(words)
-        return [str(provide(self.version)), *words[:at], *flags, *words[at:]]
+        return [str(provide(self.version)), *flags, *shlex.split(command)]
 
     def environment(self, env: dict[str, str] | None) -> dict[str, str]:
         kept = {key: os.environ[key] for key in ("PATH", "LANG", "TMPDIR") if key in os.environ}
         return {**kept, "HOME": str(self.home), **self.env, **(env or {})}
+
+
+def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Wait, in a test that blocks, for ``condition``."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"still false after {timeout_s} s"
+        time.sleep(0.02)
