@@ -24,7 +24,7 @@ from proto.kit import daemon
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock, SystemClock, rfc3339
 from proto.kit.database import Database
-from proto.kit.errors import SkerryError
+from proto.kit.errors import SkerryError, StorageFull
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.kit.tls import client_contexts
@@ -37,6 +37,8 @@ STORE_HISTORY = Limits(rows=1000, bytes=4 << 20, batch=64)  # nobody watches an 
 DECODED_OBJECTS = 256
 SCHEMAS = (link.SCHEMA, device_broker.SCHEMA, controller.SCHEMA, node.SCHEMA, sync.SCHEMA)
 NODE_TURN_S = 1.0
+LEAST_FREE_BYTES = 1 << 20
+OPENING_BYTES = 64 << 10  # the -wal and -shm files that opening a database makes
 EXIT_FAILED = 1
 
 
@@ -65,6 +67,7 @@ async def serve(directory: DataDir, settings: Settings) -> int:
 
 async def start(directory: DataDir, settings: Settings, stack: AsyncExitStack, clock: Clock) -> "App":
     """Open everything in the order in which a failure is cheapest to explain; ``stack`` closes it in reverse."""
+    make_room(directory)
     db = Database.open(directory.database, SCHEMAS)
     stack.push_async_callback(db.close)
     store = await Store.open(db, kinds.registry(), clock, limits=STORE_HISTORY, decoded_objects=DECODED_OBJECTS)
@@ -78,6 +81,23 @@ async def start(directory: DataDir, settings: Settings, stack: AsyncExitStack, c
     app.spawn()
     await broker.listen(settings.device_broker)
     return app
+
+
+def make_room(directory: DataDir) -> None:
+    """On a full disk, give the reserve back before SQLite needs its first page; the link takes it again later.
+
+    Raises StorageFull when that is not enough.
+    """
+    if _free_bytes(directory) < LEAST_FREE_BYTES and directory.reserve.exists():
+        log.warning("disk full: reserve released", file=directory.reserve)
+        directory.reserve.unlink()
+    if _free_bytes(directory) < OPENING_BYTES:
+        raise StorageFull(f"no space left on the disk of {directory.path}: free some, then start edgecore again")
+
+
+def _free_bytes(directory: DataDir) -> int:
+    disk = os.statvfs(directory.path)
+    return disk.f_bavail * disk.f_frsize
 
 
 class App:

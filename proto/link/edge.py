@@ -30,6 +30,7 @@ PRUNE_S = 60.0
 APPLY_RETRY_CAP_S = 30.0  # a replica that keeps failing is asked this often
 CONNECT_TIMEOUT_S = 15.0
 GOODBYE_S = 1.0
+DISK_FULL = "the disk is full: only what waits is sent, nothing new is taken"
 
 log = Logger("link")
 T = TypeVar("T")
@@ -101,7 +102,8 @@ class EdgeLink:
         identity = await self._tx(inbox.identity)
         outlet = EdgeOutlet(self.outbox, self._replica, self._marks)
         self.session = EdgeSession(identity, outlet, self.settings, self._rng)
-        self._reserve.restore()
+        if not self._reserve.restore():
+            self.outbox.closed = DISK_FULL
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_connected(self.session), name="link connection")
             group.create_task(self._apply(self.session), name="link inbound")
@@ -328,7 +330,7 @@ class EdgeLink:
         except StorageFull:
             if not self._reserve.release():
                 raise
-            self.outbox.closed = "the disk is full: only what waits is sent, nothing new is taken"
+            self.outbox.closed = DISK_FULL
             return await self._db.tx(fn)
 
     async def _upkeep(self) -> None:
