@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import uvloop
 import yaml
 
 from cloudcore import revocation
@@ -208,6 +209,33 @@ async def test_an_ended_certificate_is_renewed_and_a_revoked_one_is_not(tmp_path
             await renewal(directory, url).renew()
     with pytest.raises(Retryable, match="cannot reach"):
         await renewal(directory, url).renew()
+
+
+async def test_a_renewal_without_the_cloud_says_so_and_changes_nothing(tmp_path: Path) -> None:
+    async with cloud(tmp_path / "cloud", JoinSettings(node_days=-0.5)) as (room, url):
+        await join(url, await room.token(), "gw-1", tmp_path / "edge", clock=CLOCK)
+    directory = DataDir(tmp_path / "edge")
+    before = read_file(directory.certificate)
+    away = renewal(directory, url)
+    task = asyncio.get_running_loop().create_task(away.run())
+    await eventually(lambda: "cannot reach" in away.status().problem)
+    assert away.status().not_after == before.not_after
+    assert read_file(directory.certificate) == before
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_joining_and_renewing_work_in_the_daemons_loop(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cloud(tmp_path / "cloud") as (room, url):
+            await join(url, await room.token(), "gw-1", tmp_path / "edge", clock=CLOCK)
+            await renewal(DataDir(tmp_path / "edge"), url).renew()
+        async with cloud(tmp_path / "other") as (room, url):
+            with pytest.raises(Terminal, match="not the cloud"):
+                await renewal(DataDir(tmp_path / "edge"), url).renew()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
 
 
 @pytest.mark.parametrize("step", ["certificate written", "key moved"])
