@@ -44,6 +44,8 @@ REASON_UNMARSHAL = "Unmarshal update request body failed, please check the reque
 REASON_NO_TWIN = "Update twin error, key:twin does not exist"
 REASON_NO_DEVICE = "update rejected due to the device is not existed"
 REASON_CLOUD_ONLY = "desired values belong to the cloud: change the Device there, or send expected with twin/update"
+# msgspec lets invalid UTF-8 and bottomless nesting out as what they are.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 EARLIEST_MS, LATEST_MS = 1_000_000_000_000, 10_000_000_000_000  # 2001 to 2286: outside, it is no Unix millisecond
 
 
@@ -185,7 +187,7 @@ def decode_ask(payload: bytes) -> str:
     """Return the event id of a request without a body of its own. Raises Rejected."""
     try:
         return _decode_ask(payload or b"{}").event_id or ""
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Rejected(BAD_REQUEST, f"{REASON_UNMARSHAL}: {error}") from error
 
 
@@ -193,7 +195,7 @@ def decode_update(payload: bytes) -> TwinUpdate:
     """Read a ``twin/update``. Raises Rejected with KubeEdge's reason."""
     try:
         message = _decode_update(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Rejected(BAD_REQUEST, REASON_UNMARSHAL) from error
     if message.twin is None:
         raise Rejected(BAD_REQUEST, REASON_NO_TWIN)
@@ -205,7 +207,7 @@ def decode_state(payload: bytes) -> StateUpdate:
     """Read a ``state/update``. Raises Rejected."""
     try:
         message = _decode_state(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Rejected(BAD_REQUEST, REASON_UNMARSHAL) from error
     return StateUpdate(message.event_id or "", message.state or "")
 
@@ -214,7 +216,7 @@ def event_id_of(payload: bytes) -> str:
     """Return the event id of a request that could not be read, so that its sender still hears (TWIN-11)."""
     try:
         event_id = _decode_any(payload).get("event_id")
-    except (msgspec.MsgspecError, AttributeError):
+    except (*UNREADABLE, AttributeError):
         return ""
     return event_id if isinstance(event_id, str) else ""
 
@@ -223,7 +225,7 @@ def has_devices(payload: bytes) -> bool:
     """Whether a ``membership/detail`` tries to replace the list, which only the cloud may."""
     try:
         return bool(_decode_any(payload or b"{}").get("devices"))
-    except (msgspec.MsgspecError, AttributeError):
+    except (*UNREADABLE, AttributeError):
         return False
 
 

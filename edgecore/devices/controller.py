@@ -23,6 +23,7 @@ from edgecore.kinds import DEVICE, DEVICE_MODEL, DEVICE_STATUS
 from kubeapi.store import Event, Store
 from proto.kit.clock import Clock, wall_ms
 from proto.kit.database import Database, DatabaseClosed
+from proto.kit.errors import Retryable
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.link.outbox import Outbox
@@ -30,6 +31,7 @@ from proto.link.outbox import Outbox
 log = Logger("devices")
 SCHEMA = twins.SCHEMA
 MAX_BATCH = 256  # operations per transaction: bounds how long the loop is held
+MAX_WAITING = 8192  # requests: what comes on top gets no PUBACK and is sent again (QoS 0 is lost, and counted)
 LEAST_GAP_S, MOST_GAP_S = 0.001, 0.005  # between two batches, only while each gathers more than one operation
 TICK_S = 0.05
 WATCH_EVERY_S = 1.0  # how often silence and untold deltas are looked for
@@ -105,12 +107,16 @@ class DeviceController:
             self._ignored.inc("no request topic")
             done.set_result(None)
             return done
+        if self._is_flooded(done):
+            return done
         self.submit(partial(self._requests.handle, request, payload), done)
         return done
 
     def report(self, device: DeviceId, values: Mapping[str, str], at_ms: int = 0) -> "asyncio.Future[None]":
         """Take what a mapper read; the future resolves when it is on disk. Fails with Rejected, Retryable."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._is_flooded(done):
+            return done
         wishes = {name: Wish(reported=value, reported_at_ms=at_ms) for name, value in values.items()}
         self.submit(partial(self._report, device, wishes, done), done)
         return done
@@ -148,6 +154,15 @@ class DeviceController:
         """Run ``operation`` in the next batch; ``done`` resolves once that is on disk."""
         self._operations.append((operation, done))
         self._wake()
+
+    def _is_flooded(self, done: "asyncio.Future[None]") -> bool:
+        """Refuse a request while more wait than memory should hold."""
+        if len(self._operations) < MAX_WAITING:
+            return False
+        self._ignored.inc("flood")
+        done.set_exception(Retryable(f"{MAX_WAITING} device requests are already waiting"))
+        done.exception()  # at QoS 0 nobody asks
+        return True
 
     def _wake(self) -> None:
         """Pump soon: what is read in this turn of the loop shares a batch; a busy room gathers for a few ms."""

@@ -118,29 +118,26 @@ class Requests:
         """Everything that follows an accepted update: rows, history, status, document, delta."""
         if not changes:
             return
-        uid = entry.uid
         device = entry.twin
         properties = device.spec.properties
-        values, at_ms, known, visible = {}, now_ms, True, False
-        if any(change.expected_set for change in changes):
-            batch.after.append(lambda: self._on_expected(entry.id))
+        values, at_ms, visible = {}, now_ms, False
         for change in changes:
             prop = properties.get(change.name)
-            leaves = prop is None or prop.report_to_cloud
-            visible = visible or leaves
-            before, after = change.before, change.after
-            if change.reported_set and after.reported is not None and leaves:
-                values[change.name] = after.reported
-                at_ms = after.reported_at_ms
-            known = known and before is not None and change.reported_set and not change.expected_set
-            known = known and before is not None and before.live and before.optional == after.optional
-            known = known and before is not None and before.type == after.type and before.declared == after.declared
-        batch.changed(entry, changes, known=known)
+            if prop is not None and not prop.report_to_cloud:
+                continue  # stays on the node (TWIN-16)
+            visible = True
+            if change.reported_set and change.after.reported is not None:
+                values[change.name] = change.after.reported
+                at_ms = change.after.reported_at_ms
+        batch.changed(entry, changes, known=all(map(is_report, changes)))
         if values:
-            batch.history.append(history.row(entry.id, uid, at_ms, device.counter, values))
+            batch.history.append(history.row(entry.id, entry.uid, at_ms, device.counter, values))
         if visible:
-            batch.touched[uid] = entry
-        self._heard(entry, batch)
+            batch.touched[entry.uid] = entry
+        if any(change.expected_set for change in changes):
+            batch.after.append(lambda: self._on_expected(entry.id))
+        if any(change.reported_set for change in changes):
+            self._heard(entry, batch)
         self.tell_changes(entry, event_id, changes, batch)
         self.tell_delta(entry, batch)
 
@@ -211,6 +208,20 @@ class Requests:
         if entry is None:
             raise Rejected(NOT_FOUND, reason)
         return entry
+
+
+def is_report(change: Change) -> bool:
+    """Whether ``change`` touches nothing but the reported value of a twin that has a row."""
+    before, after = change.before, change.after
+    return (
+        before is not None
+        and before.deleted_version == 0
+        and change.reported_set
+        and not change.expected_set
+        and before.optional == after.optional
+        and before.type == after.type
+        and before.declared == after.declared
+    )
 
 
 def _restore_state(entry: Entry, state: str, last_online_ms: int) -> None:

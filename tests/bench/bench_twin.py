@@ -68,6 +68,7 @@ class Bench:
         self.store = await Store.open(self.db, registry(), clock, decoded_objects=256)
         outbox = Outbox(LinkSettings(), clock=clock, metrics=metrics, read=self.db.read)
         self.broker = RecordingBroker()
+        self.broker.deaf = {f"$hw/events/device/default/d{n}/twin/update/document" for n in range(self.devices)}
         self.room = DeviceController(NODE, self.db, self.store, outbox, self.broker, clock=clock, metrics=metrics)
 
         def write(tx: Tx) -> None:

@@ -118,12 +118,12 @@ class SimulatedMapper:
         self._clock = context.clock
         self._settings = settings_of(DeviceSettings, self._spec.config, "protocol.configData")
         seed = self._settings.seed or zlib.crc32(str(self._spec.id).encode())
-        self._rng = Rng(seed)
+        self._rng = Rng(seed)  # one for all signals: its state is 2.5 kB
         self._signals: dict[str, Signal] = {}
         for name, prop in self._spec.properties.items():
             where = f"property {name}: visitors.configData"
             settings = settings_of(PropertySettings, prop.visitor, where)
-            self._signals[name] = Signal(prop, settings, Rng(seed ^ zlib.crc32(name.encode())))
+            self._signals[name] = Signal(prop, settings, self._rng)
             if settings.kind == "follow" and settings.follows not in self._spec.properties:
                 raise BadConfig(f"{where}: follows {settings.follows!r}, which is no property of this device")
         self._opened_s = self._read_s = self._clock.now_s()

@@ -1,5 +1,7 @@
 """KubeEdge's topics by position, payloads by shape (TWIN-11)."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +75,8 @@ def test_answers_and_other_topics_are_no_requests(topic: str) -> None:
         (b'{"event_id":"x"}', topics.REASON_NO_TWIN),
         (b'{"twin":null}', topics.REASON_NO_TWIN),
         (b"\xff\xfe", topics.REASON_UNMARSHAL),
+        (b'{"event_id":"\xff","twin":{}}', topics.REASON_UNMARSHAL),
+        (b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b',"twin":{}}', topics.REASON_UNMARSHAL),
     ],
 )
 def test_a_body_that_cannot_be_read_has_kubeedges_reason(payload: bytes, reason: str) -> None:
@@ -140,3 +144,16 @@ def test_kubeedges_version_pairs_are_views_of_generation_and_counter() -> None:
 
     assert view.expected_version == topics.Version(cloud=4, edge=0)
     assert view.actual_version == topics.Version(cloud=0, edge=9)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=64), st.text(alphabet='{}[]":,twineva_dloptsm01 \\\ud7ff', max_size=80).map(str.encode)
+    )
+)
+def test_no_payload_raises_anything_but_a_refusal(payload: bytes) -> None:
+    for decode in (topics.decode_update, topics.decode_state, topics.decode_ask):
+        with suppress(Rejected):
+            decode(payload)
+    topics.event_id_of(payload)
+    topics.has_devices(payload)

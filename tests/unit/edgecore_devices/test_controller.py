@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from edgecore.devices.controller import MAX_WAITING
 from edgecore.devices.twins import load
-from proto.kit.errors import StorageFull
+from proto.kit.errors import Retryable, StorageFull
 from tests.unit.edgecore_devices.room import KILN, MODEL, device, open_room
 
 D = "$hw/events/device/default/kiln"
@@ -194,3 +195,27 @@ async def test_a_desired_value_that_the_model_refuses_is_not_sent_and_says_why(t
             "lastTransitionTime": "",
         }
         assert room.broker.take(f"{D}/twin/update/delta") == []
+
+
+async def test_an_apps_expected_is_no_sign_of_life_of_the_device(tmp_path: Path) -> None:
+    """TWIN-14"""
+    async with open_room(tmp_path) as room:
+        await room.put(MODEL, device())
+
+        await room.send(f"{D}/twin/update", {"twin": {"setpoint": {"expected": {"value": "5"}}}})
+        assert room.status()["state"] == "unknown"
+
+        await room.send(f"{D}/twin/update", {"twin": {"setpoint": {"actual": {"value": "5"}}}})
+        assert room.status()["state"] == "online"
+
+
+async def test_a_flood_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    async with open_room(tmp_path) as room:
+        await room.put(MODEL, device())
+
+        futures = [room.controller.receive(f"{D}/twin/get", b"{}") for _ in range(MAX_WAITING + 5)]
+
+        assert [f.done() for f in futures].count(True) == 5
+        with pytest.raises(Retryable):
+            await futures[-1]
+        await futures[0]
