@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from devicetwin.mappers import FACTORIES
 from devicetwin.mappers.host.mapper import HostMapper
 from devicetwin.mappers.simulated.mapper import SimulatedMapper
-from edgecore import device_broker, kinds, node, status, sync
+from edgecore import device_broker, kinds, node, status, sync, vitals
 from edgecore.api import Api
 from edgecore.data_dir import DataDir, Lock, Running
 from edgecore.devices import controller
@@ -170,6 +170,7 @@ class App:
             metrics=metrics,
             on_renewed=self.link.reconnect,
         )
+        vitals.register(metrics, directory, db, self.link.status)
         self.api = Api(status=self.status, unready=lambda: self.room.trouble, metrics=metrics, clock=clock)
 
     def _cloud(self) -> PahoBroker:

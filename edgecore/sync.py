@@ -52,12 +52,16 @@ class Replica:
         rows = db.read(lambda conn: conn.execute("SELECT key, digest FROM sync_held").fetchall())
         self._held: dict[str, bytes] = dict(rows)
         self._applied = metrics.counter(
-            "edge_sync_applied_total", "Objects from the cloud stored or deleted.", ["kind"]
+            "skerry_edge_sync_applied_total", "Objects from the cloud stored or deleted.", ["kind"]
         )
         self._refused = metrics.counter(
-            "edge_sync_refused_total", "Objects or messages from the cloud that could not be applied.", ["reason"]
+            "skerry_edge_sync_refused_total",
+            "Objects or messages from the cloud that could not be applied.",
+            ["reason"],
         )
-        metrics.gauge("edge_sync_held_objects", "Objects of the cloud held here.", source=lambda: len(self._held))
+        metrics.gauge(
+            "skerry_edge_sync_held_objects", "Objects of the cloud held here.", source=lambda: len(self._held)
+        )
 
     def held(self) -> Mapping[str, bytes]:
         return self._held

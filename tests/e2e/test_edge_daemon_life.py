@@ -12,13 +12,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgecore import admin
 from tests.e2e.conftest import LoneEdge
+from tests.e2e.test_edge_alone_keeps_devices import seed
+from tests.kit.devices import oven
 from tests.kit.platform import command
 from tests.kit.process import Daemon
 from tests.kit.wait import eventually
 
 START_S = 2.0
-IDLE_BYTES = 52 << 20
+IDLE_BYTES, THOUSAND_BYTES = 52 << 20, 90 << 20
+DOCS = Path(__file__).parents[2] / "docs" / "edgecore.md"
 FORBIDDEN = ("cryptography", "pydantic_core", "sqlalchemy", "grpc", "aiohttp", "kubernetes", "amqtt", "httpx")
 
 
@@ -144,3 +148,27 @@ async def test_killed_at_any_moment_it_starts_again_by_itself(lone_edge: LoneEdg
 
     await lone_edge.daemon.start()
     assert lone_edge.daemon.running
+
+
+async def test_every_metric_is_documented(lone_edge: LoneEdge) -> None:
+    await lone_edge.daemon.start()
+    text = await asyncio.to_thread(admin.fetch, "127.0.0.1", lone_edge.api_port, "/metrics")
+    assert text is not None
+    names = [line.split()[2] for line in text.decode().splitlines() if line.startswith("# TYPE ")]
+
+    assert len(names) > 20
+    assert [name for name in names if f"| `{name}` |" not in DOCS.read_text()] == []
+
+
+async def test_a_thousand_devices_fit_into_the_memory_budget(lone_edge: LoneEdge) -> None:
+    devices = [oven(f"kiln-{number}", target="900") for number in range(1000)]
+    for number, each in enumerate(devices):
+        each["metadata"] |= {"uid": f"u{number}", "generation": 1}
+    await seed(lone_edge, *devices)
+    await lone_edge.daemon.start()
+
+    def all_there() -> bool:
+        return lone_edge.daemon.log.read_text().count("device added") == len(devices)
+
+    await eventually(all_there)
+    assert lone_edge.daemon.rss_bytes() < THOUSAND_BYTES

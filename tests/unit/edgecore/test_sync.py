@@ -42,7 +42,7 @@ class Edge:
         await self.db.tx(lambda tx: self.replica.apply(tx, changes))
 
     def refused(self, reason: str) -> float:
-        return self.metrics.counter("edge_sync_refused_total", "").value(reason)
+        return self.metrics.counter("skerry_edge_sync_refused_total", "").value(reason)
 
 
 @pytest.fixture
