@@ -52,9 +52,11 @@ class Identity:
 
 
 @asynccontextmanager
-async def identity(directory: Path, clock: Clock, settings: JoinSettings | None = None) -> AsyncIterator[Identity]:
+async def identity(
+    directory: Path, clock: Clock, settings: JoinSettings | None = None, database: str = ""
+) -> AsyncIterator[Identity]:
     authority = Authority.open_or_create(directory / "pki", clock)
-    sql = Sql.open(f"sqlite:///{directory / 'cloud.db'}")
+    sql = Sql.open(database or f"sqlite:///{directory / 'cloud.db'}")
     metrics = Metrics()
     revocations = Revocations(sql, clock)
     server = JoinServer(authority, sql, settings, clock=clock, metrics=metrics, revocations=revocations)
