@@ -121,9 +121,10 @@ def _stale(device: DeviceTwin, around: Around) -> Condition:
     if all(twin.reported is None for twin in device.twins.values()):
         return Condition(STALE, "Unknown", "NeverReported", "the device has not reported yet")
     if around.silent_for_s is not None:
-        return Condition(STALE, "True", "Silent", "the device has missed three of its report cycles")
+        missed = "has missed three of its report cycles" if around.has_cycle else "has been silent for too long"
+        return Condition(STALE, "True", "Silent", f"the device {missed}: values are the last known ones")
     if not around.has_cycle:
-        return Condition(STALE, "False", "NoCycle", "no reportCycle is set, so silence alone says nothing")
+        return Condition(STALE, "False", "Reporting", "no reportCycle is set: the node's own limit of silence counts")
     return Condition(STALE, "False", "Reporting", "the device reports within its cycle")
 
 

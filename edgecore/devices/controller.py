@@ -82,10 +82,16 @@ class DeviceController:
         self._pumped_at_s = 0.0  # loop time
         self._later = asyncio.Event()
         self._watchers: list[Callable[[DeviceId], object]] = []
-        self._ignored = metrics.counter("edge_device_ignored_total", "MQTT messages that are no request.", ["reason"])
-        self._failed = metrics.counter("edge_device_commits_failed_total", "Device transactions that did not commit.")
-        metrics.gauge("edge_devices", "Devices of this node.", source=lambda: len(self.entries))
-        metrics.gauge("edge_device_statuses_waiting", "Statuses to be written.", source=lambda: self._statuses.waiting)
+        self._ignored = metrics.counter(
+            "skerry_edge_device_ignored_total", "MQTT messages that are no request.", ["reason"]
+        )
+        self._failed = metrics.counter(
+            "skerry_edge_device_commits_failed_total", "Device transactions that did not commit."
+        )
+        metrics.gauge("skerry_edge_devices", "Devices of this node.", source=lambda: len(self.entries))
+        metrics.gauge(
+            "skerry_edge_device_statuses_waiting", "Statuses to be written.", source=lambda: self._statuses.waiting
+        )
         store.listen(DEVICE, self._device_changed)
         store.listen(DEVICE_MODEL, self._model_changed)
         self._first_pass()

@@ -48,11 +48,11 @@ class Mappers:
         self._runners: dict[DeviceId, tuple[Runner, asyncio.Task[None]]] = {}
         self._changed: set[DeviceId] = set()
         self._wake = asyncio.Event()
-        self._restarts = metrics.counter("edge_mapper_restarts_total", "Mappers started again.", ["protocol"])
+        self._restarts = metrics.counter("skerry_edge_mapper_restarts_total", "Mappers started again.", ["protocol"])
         self._refused = metrics.counter(
-            "edge_mapper_readings_refused_total", "Readings that the model refuses.", ["protocol"]
+            "skerry_edge_mapper_readings_refused_total", "Readings that the model refuses.", ["protocol"]
         )
-        metrics.gauge("edge_mappers_running", "Mappers inside edgecore.", source=lambda: len(self._runners))
+        metrics.gauge("skerry_edge_mappers_running", "Mappers inside edgecore.", source=lambda: len(self._runners))
 
     async def run(self) -> None:
         """Serve until cancelled; every mapper is closed on the way out."""

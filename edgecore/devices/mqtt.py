@@ -129,4 +129,6 @@ class ExternalBroker:
 
 
 def _lost(metrics: Metrics) -> Any:
-    return metrics.counter("edge_device_answers_lost_total", "Answers to devices that did not leave.", ["reason"])
+    return metrics.counter(
+        "skerry_edge_device_answers_lost_total", "Answers to devices that did not leave.", ["reason"]
+    )

@@ -27,7 +27,7 @@ class Requests:
         self._clock = clock
         self._on_expected: Callable[[DeviceId], object] = lambda _device: None
         self._asked = metrics.counter(
-            "edge_device_requests_total", "Requests of MQTT clients and mappers by result.", ["verb", "result"]
+            "skerry_edge_device_requests_total", "Requests of MQTT clients and mappers by result.", ["verb", "result"]
         )
         self._verbs = {
             topics.TWIN_UPDATE: self._twin_update,

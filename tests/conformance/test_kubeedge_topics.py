@@ -350,4 +350,4 @@ async def test_other_topics_are_acknowledged_and_counted(room: Room) -> None:
     await room.send("$hw/events/device/default/kiln/twin/update/delta", b"{}")
 
     assert room.broker.sent == []
-    assert 'edge_device_ignored_total{reason="no request topic"} 1' in room.metrics.render()
+    assert 'skerry_edge_device_ignored_total{reason="no request topic"} 1' in room.metrics.render()

@@ -54,7 +54,8 @@ def test_pending_says_what_stands_in_the_way(state: str, around: Around, reason:
         ("online", Around(mapper_error="x"), "True", "MapperFailed"),
         ("online", Around(silent_for_s=9.0, has_cycle=True), "True", "Silent"),
         ("online", Around(has_cycle=True), "False", "Reporting"),
-        ("online", Around(), "False", "NoCycle"),
+        ("online", Around(silent_for_s=301.0), "True", "Silent"),
+        ("online", Around(), "False", "Reporting"),
     ],
 )
 def test_stale_follows_what_is_known_of_the_device(state: str, around: Around, status: str, reason: str) -> None:
