@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgecore import machine
+from edgecore import events, machine
 from edgecore.machine import Facts
 from edgecore.settings import NodeOptions
 from proto.kit import canonical
@@ -180,7 +180,9 @@ class NodeStatus:
             return False
         before = canonical.decode(self._body)["status"] if self._body else {}
         version = self._version + 1
-        shown = timed(core, before, rfc3339(self._clock.wall()))
+        now = rfc3339(self._clock.wall())
+        shown = timed(core, before, now)
+        heard = [events.body(self.name, said, now) for said in events.between(before, core)]
         body = canonical.encode({"uid": "", "version": version, "status": shown})
 
         def write(tx: Tx) -> None:
@@ -190,6 +192,8 @@ class NodeStatus:
                 (version, encoded, body),
             )
             self._outbox.put_state(tx, key_of(self.name), body)
+            for each in heard:
+                self._outbox.put_message(tx, events.KIND, each)
 
         await self._db.tx(write)
         self._version, self._core, self._body = version, encoded, body

@@ -99,6 +99,24 @@ async def test_only_the_condition_that_changed_gets_a_new_transition_time(db: Da
     assert conditions["Ready"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
 
 
+async def test_a_condition_that_changes_and_a_reboot_are_events(db: Database) -> None:
+    outbox = Outbox()
+    status = status_of(db, outbox, ManualClock())
+    await status.refresh()
+    status.facts = msgspec.structs.replace(FACTS, disk_free_bytes=1)
+    await status.refresh()
+    status.facts = msgspec.structs.replace(FACTS, boot_id="c")
+    await status.refresh()
+
+    said = [(body["type"], body["reason"]) for kind, body in outbox.messages if kind == "event"]
+    assert said == [
+        ("Warning", "EdgeHasDiskPressure"),
+        ("Normal", "EdgeHasNoDiskPressure"),
+        ("Warning", "Rebooted"),
+    ]
+    assert outbox.messages[0][1]["involvedObject"] == {"kind": "Node", "name": "gw-1", "uid": "gw-1"}
+
+
 async def test_registration_is_sent_once_per_content_and_again_while_the_cloud_does_not_know_us(db: Database) -> None:
     outbox = Outbox()
     status = status_of(db, outbox, ManualClock())
