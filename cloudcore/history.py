@@ -11,7 +11,10 @@ from sqlalchemy import Connection, delete, func, insert, select
 from cloudcore.link_log import get_mark, put_mark
 from cloudcore.sql import Sql
 from cloudcore.tables import DeviceReport, HistoryGap, PendingEffect
+from proto import gap
+from proto.frames import GAP
 from proto.kit.clock import Clock, wall_ms
+from proto.kit.errors import MalformedMessage
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.link.replica import MessageRow
@@ -66,7 +69,7 @@ class History:
 
     async def apply(self, node: str, incarnation: str, rows: Sequence[MessageRow]) -> list[MessageRow]:
         """Store ``rows`` and the mark; returns the rows that were new. Durable on return. Raises SqlUnavailable."""
-        reports, others = self._sort(node, incarnation, rows)
+        reports = self._reports_of(node, incarnation, rows)
         last = max((row.seq for row in rows), default=0)
         now_ms = wall_ms(self._clock)
 
@@ -75,9 +78,11 @@ class History:
             if last <= mark:
                 return mark
             insert_reports(conn, reports if mark < rows[0].seq else [r for r in reports if r[2] > mark])
-            for row in others:
-                if row.seq > mark:
-                    _insert_other(conn, node, incarnation, row, now_ms)
+            for row in gaps_clipped(rows, mark):
+                if row.kind == GAP:
+                    _insert_gap(conn, node, incarnation, row, now_ms)
+                elif row.kind in EFFECTS:
+                    _insert_effect(conn, node, incarnation, row)
             put_mark(conn, node, incarnation, last)
             return mark
 
@@ -85,19 +90,14 @@ class History:
         new = [row for row in rows if row.seq > mark]
         self._skipped.inc(by=len(rows) - len(new))
         self._reports.inc(by=sum(1 for row in new if row.kind == "history"))
-        self._gaps.inc(by=sum(1 for row in new if row.kind == "gap"))
+        self._gaps.inc(by=sum(1 for row in new if row.kind == GAP))
         return new
 
-    def _sort(
-        self, node: str, incarnation: str, rows: Sequence[MessageRow]
-    ) -> tuple[list[tuple[Any, ...]], list[MessageRow]]:
-        """Return (SQL rows of the reports, messages of other kinds that leave something in the database)."""
+    def _reports_of(self, node: str, incarnation: str, rows: Sequence[MessageRow]) -> list[tuple[Any, ...]]:
+        """Return the SQL rows of the reports in ``rows``, one per property value."""
         reports: list[tuple[Any, ...]] = []
-        others: list[MessageRow] = []
         for row in rows:
             if row.kind != "history":
-                if row.kind == "gap" or row.kind in EFFECTS:
-                    others.append(row)
                 continue
             try:
                 namespace, name, uid, at_ms, version, values = _decoder.decode(row.body)
@@ -109,7 +109,7 @@ class History:
                 if "\0" in text:
                     text = text.replace("\0", "\\u0000")  # PostgreSQL cannot hold it
                 reports.append((node, incarnation, row.seq, namespace, name, uid, at_ms, version, prop, text))
-        return reports, others
+        return reports
 
     async def effects(self, limit: int = 256) -> list[tuple[int, str, MessageRow]]:
         """Return the oldest (id, node, message) whose work in the API is still to do."""
@@ -169,14 +169,27 @@ def insert_reports(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         conn.execute(insert(_report), [dict(zip(COLUMNS, row, strict=True)) for row in rows])
 
 
-def _insert_other(conn: Connection, node: str, incarnation: str, row: MessageRow, now_ms: int) -> None:
-    if row.kind == "gap":
-        text = row.body.decode(errors="replace").replace("\0", "")
-        values = {"node": node, "incarnation": incarnation, "seq": row.seq, "at_ms": now_ms, "body": text}
-        conn.execute(insert(_gap).values(**values))
-    else:
-        values = {"node": node, "incarnation": incarnation, "seq": row.seq, "kind": row.kind, "body": row.body}
-        conn.execute(insert(_effect).values(**values))
+def gaps_clipped(rows: Sequence[MessageRow], mark: int) -> list[MessageRow]:
+    """Return the rows above ``mark`` that are no reports; a gap that begins below it is shortened."""
+    try:
+        fresh = gap.clip(rows, mark)
+    except MalformedMessage:
+        fresh = [row for row in rows if row.seq > mark]
+    return [row for row in fresh if row.kind != "history"]
+
+
+def _insert_gap(conn: Connection, node: str, incarnation: str, row: MessageRow, now_ms: int) -> None:
+    try:
+        found = gap.decode(row.body)
+    except MalformedMessage:
+        found = gap.Gap(row.seq, row.seq, "unreadable")
+    values = {"node": node, "incarnation": incarnation, "at_ms": now_ms, **found._asdict()}
+    conn.execute(insert(_gap).values(**values))
+
+
+def _insert_effect(conn: Connection, node: str, incarnation: str, row: MessageRow) -> None:
+    values = {"node": node, "incarnation": incarnation, "seq": row.seq, "kind": row.kind, "body": row.body}
+    conn.execute(insert(_effect).values(**values))
 
 
 def read(conn: Connection, query: Query) -> Iterator[dict[str, Any]]:

@@ -33,9 +33,10 @@ class HistoryGap(SQLModel, table=True):
     id: int | None = Field(default=None, sa_column=Column(SERIAL, primary_key=True, autoincrement=True))
     node: str = Field(sa_column=Column(Text, nullable=False))
     incarnation: str = Field(sa_column=Column(Text, nullable=False))
-    seq: int = Field(sa_column=Column(BigInteger, nullable=False))
-    at_ms: int = Field(sa_column=Column(BigInteger, nullable=False))
-    body: str = Field(sa_column=Column(Text, nullable=False))  # {"from", "to", "count", "reason"} as the edge sent it
+    at_ms: int = Field(sa_column=Column(BigInteger, nullable=False))  # the cloud's wall clock when it was told
+    first: int = Field(sa_column=Column(BigInteger, nullable=False))  # the range of seq that is missing, both included
+    last: int = Field(sa_column=Column(BigInteger, nullable=False))
+    reason: str = Field(sa_column=Column(Text, nullable=False))  # "bytes", "age", "restored" …
 
 
 class PendingEffect(SQLModel, table=True):

@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudcore.commands import as_json, as_table, open_sql, wait
 from cloudcore.durations import parse_s
-from cloudcore.history import Query, read
+from cloudcore.history import Query, gaps, read
 from proto.kit.clock import SystemClock, wall_ms
 from proto.kit.errors import UsageError
 
@@ -24,6 +24,7 @@ async def _history(args: argparse.Namespace) -> int:
     sql = open_sql(args)
     try:
         rows = await sql.read(lambda conn: [_shown(row) for row in read(conn, query)])
+        holes = await sql.read(gaps)
     finally:
         await sql.close()
     if args.output == "json":
@@ -40,6 +41,12 @@ async def _history(args: argparse.Namespace) -> int:
         )
     else:
         print(f"no reports of {query.namespace}/{query.device}", file=sys.stderr)
+    nodes = {row["node"] for row in rows}
+    for hole in holes:
+        if hole["node"] in nodes:
+            count = hole["last"] - hole["first"] + 1
+            told = _instant(hole["at_ms"])
+            print(f"{told} node {hole['node']} declared {count} message(s) dropped: {hole['reason']}", file=sys.stderr)
     return 0
 
 
@@ -55,5 +62,9 @@ def query_of(args: argparse.Namespace, now_ms: int) -> Query:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    at = datetime.fromtimestamp(row["at_ms"] / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = _instant(row["at_ms"])
     return {field: at if field == "at" else row[field] for field in FIELDS}
+
+
+def _instant(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -116,8 +116,8 @@ class DeviceController:
         if report is None or not is_owned_by(report, device["metadata"]["uid"]):
             report = await self.ensure_status(name)
         node = device_node(device)
-        if node and not self._sessions.is_known(node):
-            return  # just started: the node may be about to say hello
+        if node and not self._sessions.is_known(node) and device.get("status"):
+            return  # just started: the node may be about to say hello, and then nothing has changed
         wanted = desired_status(
             device,
             (report or {}).get("status") or {},

@@ -103,8 +103,17 @@ async def test_a_malformed_message_is_counted_and_does_not_hold_up_the_others(
 async def test_gaps_are_kept_for_people(sql: Sql, history: History) -> None:
     await history.apply(NODE, DISK, [MessageRow(9, "gap", b'{"from":1,"to":8,"count":8,"reason":"quota"}')])
 
-    (gap,) = await sql.read(lambda conn: room.gaps(conn, NODE))
-    assert '"count":8' in gap["body"]
+    (found,) = await sql.read(lambda conn: room.gaps(conn, NODE))
+    assert (found["first"], found["last"], found["reason"]) == (1, 8, "quota")
+
+
+async def test_a_gap_that_reaches_below_the_mark_is_counted_once(sql: Sql, history: History) -> None:
+    await history.apply(NODE, DISK, [report(1), report(2), report(3)])
+    await history.apply(NODE, DISK, [MessageRow(9, "gap", b'{"from":2,"to":9,"count":8,"reason":"bytes"}'), report(10)])
+
+    (found,) = await sql.read(lambda conn: room.gaps(conn, NODE))
+    assert (found["first"], found["last"]) == (4, 9)
+    assert await values(sql) == ["1", "2", "3", "10"]
 
 
 async def test_events_and_registrations_wait_for_the_api_in_order(history: History) -> None:
