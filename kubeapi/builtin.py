@@ -36,12 +36,9 @@ def _secret(obj: Json, _old: Json | None) -> None:
 
 def _service(obj: Json, old: Json | None) -> None:
     spec = obj["spec"] = dict(obj.get("spec") or {})
-    spec.setdefault("type", "ClusterIP")
-    spec.setdefault("sessionAffinity", "None")
+    fill_in(spec, type="ClusterIP", sessionAffinity="None")
     if spec["type"] != "ExternalName":
-        spec.setdefault("internalTrafficPolicy", "Cluster")
-        spec.setdefault("ipFamilyPolicy", "SingleStack")
-        spec.setdefault("ipFamilies", ["IPv4"])
+        fill_in(spec, internalTrafficPolicy="Cluster", ipFamilyPolicy="SingleStack", ipFamilies=["IPv4"])
     if isinstance(spec.get("ports"), list):
         spec["ports"] = [_service_port(p) if isinstance(p, dict) else p for p in spec["ports"]]
     if old is not None:
@@ -54,21 +51,22 @@ def _service(obj: Json, old: Json | None) -> None:
 
 
 def _service_port(port: Json) -> Json:
-    return {"protocol": "TCP", **port, "targetPort": port.get("targetPort") or port.get("port")}
+    out = dict(port)
+    fill_in(out, protocol="TCP", targetPort=port.get("port"))
+    return out
 
 
 def _node(obj: Json, old: Json | None) -> None:
-    obj.setdefault("spec", {})
+    fill_in(obj, spec={})
     status = obj["status"] = dict(obj.get("status") or {})
     given = status.get("nodeInfo")
     if isinstance(given, dict) or old is None:  # strict clients refuse a half-filled nodeInfo
         status["nodeInfo"] = {**dict.fromkeys(NODE_INFO, ""), **(given if isinstance(given, dict) else {})}
-    status.setdefault("daemonEndpoints", {"kubeletEndpoint": {"Port": 0}})
+    fill_in(status, daemonEndpoints={"kubeletEndpoint": {"Port": 0}})
 
 
 def _event(obj: Json, _old: Json | None) -> None:
-    obj.setdefault("involvedObject", {})
-    obj.setdefault("type", "Normal")
+    fill_in(obj, involvedObject={}, type="Normal")
 
 
 def _role(obj: Json, _old: Json | None) -> None:
@@ -81,7 +79,8 @@ def _binding(obj: Json, _old: Json | None) -> None:
     if isinstance(subjects, list):
         obj["subjects"] = [_subject(s) if isinstance(s, dict) else s for s in subjects]
     if isinstance(obj.get("roleRef"), dict):
-        obj["roleRef"] = {"apiGroup": "rbac.authorization.k8s.io", **obj["roleRef"]}
+        obj["roleRef"] = dict(obj["roleRef"])
+        fill_in(obj["roleRef"], apiGroup="rbac.authorization.k8s.io")
 
 
 def _subject(subject: Json) -> Json:
@@ -95,7 +94,8 @@ def _csr(obj: Json, old: Json | None) -> None:
         obj["status"] = {}
         spec = obj.get("spec")
         if isinstance(spec, dict):
-            spec.setdefault("usages", ["digital signature", "key encipherment"])
+            obj["spec"] = spec = dict(spec)
+            fill_in(spec, usages=["digital signature", "key encipherment"])
 
 
 def _lease(obj: Json, _old: Json | None) -> None:
@@ -126,12 +126,20 @@ DEFAULTS: dict[str, Callable[[Json, Json | None], None]] = {
 
 
 def defaults(res: Resource, obj: Json, old: Json | None) -> Json:
-    """Return ``obj`` with what the API fills in; ``old`` None is a create."""
+    """Return ``obj`` with what the API fills in; ``old`` None is a create. A part of the wrong type is left for the schema."""
     fill = DEFAULTS.get(res.kind)
-    if fill is not None and not res.view_of:
+    parts = (obj.get("spec"), obj.get("status"), obj.get("data"))
+    if fill is not None and not res.view_of and all(part is None or isinstance(part, dict) for part in parts):
         obj = dict(obj)
         fill(obj, old)
     return obj
+
+
+def fill_in(part: Json, **values: Any) -> None:
+    """Set what is absent or null."""
+    for key, value in values.items():
+        if part.get(key) is None:
+            part[key] = value
 
 
 def _data_causes(obj: Json) -> list[Cause]:
@@ -222,8 +230,15 @@ def _csr_causes(obj: Json) -> list[Cause]:
     return out
 
 
+def _pod_causes(obj: Json) -> list[Cause]:
+    from kubeapi.pod_defaults import pod_causes  # noqa: PLC0415  few processes ever see a pod
+
+    return pod_causes(obj)
+
+
 CHECKS: dict[str, Callable[[Json], list[Cause]]] = {
     "ConfigMap": _data_causes,
+    "Pod": _pod_causes,
     "Secret": _secret_causes,
     "Service": _service_causes,
     "RoleBinding": _binding_causes,

@@ -21,6 +21,7 @@ def to_view(obj: dict[str, Any]) -> dict[str, Any]:
     for core, new in RENAMED:
         if core in out:
             out[new] = out.pop(core)
+    out.setdefault("eventTime", None)  # required there, absent in events of the older form
     return out
 
 

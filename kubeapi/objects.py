@@ -70,6 +70,8 @@ class Objects:
         opts = opts or WriteOptions()
         draft = bodies.copy(body)
         writing.check_shape(res, namespace, draft)
+        if draft["metadata"].get("resourceVersion"):
+            raise bad_request("resourceVersion should not be set on objects to be created")
         stored = await self.store.db.tx(lambda tx: self.create_in(tx, res, namespace, draft, opts))
         return versions.read(res, stored)
 
@@ -233,9 +235,11 @@ class Objects:
 
     def _checked(self, res: Resource, obj: Json, old: Json | None, subresource: str, opts: WriteOptions) -> Json:
         """Return ``obj`` pruned, defaulted and valid. Raises 400, 422."""
-        obj = check_fields(res, obj, old, subresource, opts)
+        if res.deprecated:
+            opts.warn(res.deprecated)
         if not res.custom:
             obj = defaults(res, obj, old)
+        obj = check_fields(res, obj, old, subresource, opts)
         name = obj["metadata"].get("name", "")
         wrong = rules.causes(res, obj["metadata"]) if old is None or old["metadata"] != obj["metadata"] else []
         if not res.custom:

@@ -17,6 +17,7 @@ from kubeapi.watchlog import SCHEMA, Limits
 from proto.kit.clock import Clock
 from proto.kit.database import Database, Tx
 from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
 
 __all__ = ["SCHEMA", "Event", "Limits", "Store", "Stored"]
 
@@ -95,6 +96,20 @@ class Store:
         self._next = self.revision + 1
         self._opened_at = self.revision
 
+    def register(self, metrics: Metrics) -> None:
+        """Show the store's sizes in ``metrics``."""
+        prefix = "skerry_store_"
+        metrics.gauge(f"{prefix}revision", "Newest committed revision", source=lambda: self.revision)
+        metrics.gauge(f"{prefix}objects", "Objects held", source=lambda: sum(map(self._size, self._objects)))
+        metrics.gauge(f"{prefix}history_rows", "Superseded rows kept for watches", source=lambda: len(self._history))
+        metrics.gauge(f"{prefix}history_bytes", "Bytes of those rows", source=lambda: self._history.bytes)
+        metrics.gauge(
+            f"{prefix}slow_watchers", "Watches ended because they were too slow", source=lambda: self.slow_watchers
+        )
+
+    def _size(self, storage: str) -> int:
+        return sum(map(len, self._objects.get(storage, {}).values()))
+
     # reading: on the loop, committed state
 
     def stored(self, res: Resource, namespace: str, name: str) -> Stored | None:
@@ -120,7 +135,7 @@ class Store:
         return [versions.read(res, found.object) for found in self.items(res, namespace)]
 
     def count(self, res: Resource) -> int:
-        return sum(map(len, self._objects.get(res.storage, {}).values()))
+        return self._size(res.storage)
 
     def namespaces_in_use(self, res: Resource) -> tuple[str, ...]:
         return tuple(space for space, names in self._objects.get(res.storage, {}).items() if names)
@@ -261,7 +276,7 @@ class Store:
             current=lambda: self.revision,
             bookmark=self._bookmark,
             on_close=self._forget,
-            convert=versions.read_event if res.converts else None,
+            convert=versions.read_event if res.converts or res.custom else None,
         )
         if first:
             for found in self.items(res, namespace):

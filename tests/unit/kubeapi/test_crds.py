@@ -206,6 +206,21 @@ async def test_every_served_version_reads_the_same_object(api: Api) -> None:  # 
     assert b'"example.io/v2"' in listed.body
 
 
+async def test_objects_of_a_former_storage_version_are_read_in_the_new_one(api: Api) -> None:
+    v1 = await served(api)
+    await api.create(v1, {"metadata": {"name": "k"}, "spec": {"size": 1}})
+    (first,) = crd()["spec"]["versions"]
+    versions = [{**first, "storage": False}, {**first, "name": "v2"}]
+    changed = await api.patch(CRD, "kilns.example.io", {"spec": {"versions": versions}})
+    v2 = await served_version(api, "v2")
+    assert changed["status"]["storedVersions"] == ["v1", "v2"]
+    assert api.objects.get(v2, "default", "k")["apiVersion"] == "example.io/v2"
+    (event,) = await api.store.watch(v2, None, None).batch()
+    assert b'"example.io/v2"' in event.frame
+    after = await api.patch(v2, "k", {"spec": {"size": 2}})
+    assert after["apiVersion"] == "example.io/v2"
+
+
 async def served_version(api: Api, version: str) -> Resource:
     res = api.registry.find("example.io", version, "kilns")
     assert res is not None
