@@ -149,7 +149,9 @@ def _by_package(path: Path) -> KubeAccess:
     def token() -> str:
         if settings.refresh_api_key_hook is not None:
             settings.refresh_api_key_hook(settings)
-        return str(settings.api_key.get("authorization", "")).removeprefix("Bearer ")
+        # Version 37 renamed the entry.
+        found = settings.api_key.get("BearerToken") or settings.api_key.get("authorization") or ""
+        return str(found).removeprefix("Bearer ")
 
     def file(name: str | None) -> Path | None:
         return Path(name) if name else None
