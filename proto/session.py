@@ -33,7 +33,7 @@ class EdgeState(Enum):
     GREETING = "greeting"  # hello is sent until it is answered
     ADOPTING = "adopting"  # the granted epoch is being committed
     LIVE = "live"
-    FENCED = "fenced"  # told to join again; asks again now and then
+    FENCED = "fenced"  # told to join again: leaves the connection to the right machine, asks again now and then
 
 
 class EdgeEvent(Enum):
@@ -56,9 +56,6 @@ EDGE_TABLE: dict[tuple[EdgeState, EdgeEvent], EdgeState] = {
     (EdgeState.ADOPTING, EdgeEvent.LOST): EdgeState.DOWN,
     (EdgeState.LIVE, EdgeEvent.STALE): EdgeState.GREETING,
     (EdgeState.LIVE, EdgeEvent.LOST): EdgeState.DOWN,
-    (EdgeState.FENCED, EdgeEvent.WELCOMED): EdgeState.ADOPTING,
-    (EdgeState.FENCED, EdgeEvent.STALE): EdgeState.FENCED,
-    (EdgeState.FENCED, EdgeEvent.REFUSED): EdgeState.FENCED,
     (EdgeState.FENCED, EdgeEvent.LOST): EdgeState.DOWN,
 }
 
@@ -101,31 +98,29 @@ def diagram() -> str:
 def judge(record: NodeRecord, hello: Hello, cloud: str) -> NodeRecord:
     """Return the record with the next epoch granted to ``hello``; raises Fenced (LINK-6 to LINK-9).
 
-    ``cloud`` is this cloud's incarnation. What was learnt under another one (before a restore) proves nothing.
+    ``cloud`` is this cloud's incarnation. What was learnt under another one (before a restore) proves nothing. A new disk
+    takes over only when it is known to hold its epoch: a hello that comes late must not displace the right machine.
     """
     acked = record.acked if record.cloud == cloud else 0
     same = record.incarnation == hello.incarnation
+    speaker = record.incarnation
     if hello.epoch and hello.cloud == cloud:
-        if not same:
-            raise Fenced("another machine has joined under this node's name since")
-        if hello.epoch < acked:
-            raise Fenced(f"this disk last held session {hello.epoch}, but the node already held {acked}: it is a copy")
+        if hello.epoch < acked or (hello.epoch == acked and not same):
+            raise Fenced(f"this disk last held session {hello.epoch}, but another one has held {acked}: it is a copy")
         if hello.epoch > record.granted:
             raise Fenced(f"this disk holds session {hello.epoch}, which this cloud never granted")
-        acked = hello.epoch
+        acked, speaker = hello.epoch, hello.incarnation
     elif acked and (same or hello.epoch):
         raise Fenced(f"this disk knows nothing of session {acked}, which the node already held: it is a copy")
-    else:
-        acked = 0  # a new disk, or the first hello after a restore
     jump = RESTORE_JUMP if record.cloud not in ("", cloud) else 1
-    return NodeRecord(hello.incarnation, cloud, max(record.granted, hello.epoch) + jump, acked)
+    return NodeRecord(speaker, cloud, max(record.granted, hello.epoch) + jump, acked)
 
 
 def confirm(record: NodeRecord, incarnation: str, epoch: int) -> NodeRecord:
-    """Return the record with ``epoch`` known to be on the edge's disk."""
-    if record.incarnation != incarnation:
+    """Return the record with ``epoch`` known to be on the disk ``incarnation``, which speaks for the node from now on."""
+    if epoch <= record.acked:
         return record
-    return NodeRecord(record.incarnation, record.cloud, record.granted, max(record.acked, epoch))
+    return NodeRecord(incarnation, record.cloud, record.granted, epoch)
 
 
 # Effects: what a machine asks its runner to do, in order.
@@ -205,9 +200,10 @@ class Alarm(Struct, frozen=True):
 
 
 class Drop(Struct, frozen=True):
-    """Close the MQTT connection: it is dead though nobody said so."""
+    """Close the MQTT connection: it is dead though nobody said so, or belongs to another machine."""
 
     reason: str
+    pause_s: float = 0.0  # stay away at least this long
 
 
 Effect = Send | Announce | Adopt | Deliver | Settled | Differ | Judge | Confirm | Opened | Ended | Alarm | Drop

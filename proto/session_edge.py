@@ -27,6 +27,7 @@ from proto.window import Limits
 
 SILENCE_RATIO = 1.5  # of the keep-alive: a session this long without a frame is over (LINK-11)
 REPEAT_RATIO = 0.125  # of the keep-alive: an unanswered ping is repeated this often
+HELLO_LEAST_S = 0.5  # an answer takes a round trip and a commit
 NONCES = 1 << 63
 STALE_SPREAD_S = 0.5  # a restarted cloud tells everybody at once; they must not all answer at once
 
@@ -51,6 +52,10 @@ class EdgeFeed(Feed, Protocol):
     """The edge's door: a Feed, and where its lanes stand."""
 
     def positions(self) -> Positions: ...
+
+    def has_states(self) -> bool:
+        """Whether a status waits to be sent."""
+        ...
 
     def begin(self, mark: int) -> None:
         """Start a session whose messages continue after ``mark``; all waiting statuses are dirty again."""
@@ -113,7 +118,7 @@ class EdgeSession:
 
     def broker_answered(self, now_s: float) -> None:
         """A PUBACK came while nobody answers the hello: the broker is alive, so the connection is kept."""
-        if self.state in (EdgeState.GREETING, EdgeState.FENCED):
+        if self.state is EdgeState.GREETING:
             self._heard_s = now_s
 
     def receive(self, frame: Frame, now_s: float) -> list[Effect]:
@@ -179,7 +184,7 @@ class EdgeSession:
         if self.exchange is None:
             return []
         effects = self.exchange.tick(now_s)
-        if self._recheck and self.exchange.idle:
+        if self._recheck and self.exchange.idle and not self.feed.has_states():
             self._recheck = False
             self._compare_due_s = self._ping_due_s = now_s
         if now_s >= self._ping_due_s or now_s >= self._compare_due_s:
@@ -212,8 +217,7 @@ class EdgeSession:
         if self._attempt == 0:
             self._nonce = self.rng.randrange(1, NONCES)
         self._attempt += 1
-        fenced = self.state is EdgeState.FENCED
-        self._hello_due_s = now_s + (self.settings.fenced_retry_s if fenced else self._hello_backoff.next_s() + 0.5)
+        self._hello_due_s = now_s + HELLO_LEAST_S + self._hello_backoff.next_s()
         where = self.feed.positions()
         hello = Hello(
             connection=self.connection,
@@ -231,15 +235,12 @@ class EdgeSession:
         return [Send(Frame(0, hello), 1)]
 
     def _welcomed(self, epoch: int, welcome: Welcome, now_s: float) -> list[Effect]:
-        if welcome.nonce != self._nonce or self.state not in (EdgeState.GREETING, EdgeState.FENCED):
+        if welcome.nonce != self._nonce or self.state is not EdgeState.GREETING:
             self.stale_frames += 1
             return []
         self._heard_s = now_s
         if epoch <= self.identity.epoch or welcome.mark > self.feed.positions().last:
-            self.fenced_text = "the cloud knows more of this node than this disk does"  # LINK-8
-            self._move(EdgeEvent.REFUSED)
-            self._hello_due_s = now_s + self.settings.fenced_retry_s
-            return []
+            return self._fence("the cloud knows more of this node than this disk does")  # LINK-8
         self._move(EdgeEvent.WELCOMED)
         self._welcome, self._granted = welcome, epoch
         self._hello_due_s, self._attempt, self.fenced_text = None, 0, ""
@@ -247,14 +248,11 @@ class EdgeSession:
 
     def _refused(self, epoch: int, refused: Refused, now_s: float) -> list[Effect]:
         spread_s = max(STALE_SPREAD_S, refused.retry_after_ms / 1000.0)
-        if refused.nonce and refused.nonce == self._nonce and self.state in (EdgeState.GREETING, EdgeState.FENCED):
+        if refused.nonce and refused.nonce == self._nonce and self.state is EdgeState.GREETING:
             self._heard_s = now_s
             if refused.reason is Reason.FENCED:
-                self.fenced_text = refused.text
-                self._move(EdgeEvent.REFUSED)
-                self._hello_due_s = now_s + self.settings.fenced_retry_s
-            else:
-                self._hello_due_s = now_s + spread_s * (1.0 - self.rng.random())
+                return self._fence(refused.text)
+            self._hello_due_s = now_s + spread_s * (1.0 - self.rng.random())
         elif not refused.nonce and self.exchange is not None and epoch == self.exchange.epoch:
             effects = self._end(refused.text or "the cloud does not know this session")
             self._move(EdgeEvent.STALE)
@@ -264,6 +262,14 @@ class EdgeSession:
         elif not refused.nonce and self.state is EdgeState.GREETING and self._hello_due_s is not None:
             self._hello_due_s = min(self._hello_due_s, now_s + spread_s * (1.0 - self.rng.random()))
         return []
+
+    def _fence(self, text: str) -> list[Effect]:
+        """Told to join again: leave, so that the right machine is not taken over again and again (LINK-10)."""
+        self.fenced_text = text
+        self._move(EdgeEvent.REFUSED)
+        self._hello_due_s = None
+        pause_s = self.settings.fenced_retry_s * (0.5 + self.rng.random())
+        return [Drop(text, pause_s)]
 
     def _end(self, reason: str) -> list[Effect]:
         self._attempt = 0
@@ -276,7 +282,7 @@ class EdgeSession:
 
     def _compare(self, root: bytes, now_s: float) -> list[Effect]:
         assert self.exchange is not None
-        if not self.exchange.idle or self.feed.states((), 1, 1):
+        if not self.exchange.idle or self.feed.has_states():
             self._recheck = True  # what is on its way would look like a difference
             return []
         return self.exchange.compare(root, now_s)

@@ -79,6 +79,7 @@ class EdgeLink:
         self._connection: Connection | None = None
         self._scope = asyncio.timeout(None)  # of the receiving; expired to leave a dead connection
         self._backoff = Backoff(settings.reconnect_base_s, settings.reconnect_cap_s, rng)
+        self._pause_s = 0.0  # how long a fenced machine stays away
         self._since_s = clock.now_s()
         self._error = ""
         self._waking = False
@@ -93,9 +94,7 @@ class EdgeLink:
         self._refused = metrics.counter("skerry_link_refused_total", "Frames dropped, by reason.", ["reason"])
         metrics.gauge("skerry_link_up", "1 while a session with the cloud is live.", source=self._is_live)
         metrics.gauge("skerry_outbox_messages", "Messages that wait for the cloud.", source=self._waiting_messages)
-        metrics.gauge(
-            "skerry_outbox_states", "Statuses that wait for the cloud.", source=lambda: len(self.outbox.dirty)
-        )
+        metrics.gauge("skerry_outbox_states", "Statuses that wait for the cloud.", source=self._waiting_states)
 
     async def run(self) -> None:
         """Connect, sync and keep syncing until cancelled."""
@@ -114,14 +113,14 @@ class EdgeLink:
     def status(self) -> LinkStatus:
         """Return the present state; cheap, for the loop's thread."""
         session = self.session
-        floor, last = self.outbox.bounds()
+        pending = self.outbox.pending()
         return LinkStatus(
             connected=self._is_live() > 0,
             epoch=session.identity.epoch if session is not None else 0,
             since_s=self._since_s,
-            pending_states=len(self.outbox.dirty),
-            pending_messages=last - floor,
-            pending_bytes=self.outbox.waiting_bytes,
+            pending_states=pending.states,
+            pending_messages=pending.messages,
+            pending_bytes=pending.bytes,
             fenced=session is not None and bool(session.fenced_text),
             last_error=(session.fenced_text if session is not None else "") or self.outbox.closed or self._error,
         )
@@ -138,11 +137,12 @@ class EdgeLink:
             try:
                 await self._serve(session)
             except (Retryable, Terminal, TimeoutError) as error:
-                text = str(error) or "the broker did not answer in time"
+                text = str(error) or self._error or "the broker did not answer in time"
                 if text != self._error:
                     log.warning("link down", node=self.node, error=text)
                 self._error = text
-            await self._clock.sleep(self._backoff.next_s())
+            pause_s, self._pause_s = self._pause_s, 0.0
+            await self._clock.sleep(max(pause_s, self._backoff.next_s()))
 
     async def _serve(self, session: EdgeSession) -> None:
         number = self._rng.randrange(1, NONCES)
@@ -225,7 +225,7 @@ class EdgeLink:
             self._error = effect.reason
             log.info("link down", node=self.node, epoch=effect.epoch, reason=effect.reason)
         elif isinstance(effect, Drop) and self._connection is not None:
-            self._error = effect.reason
+            self._error, self._pause_s = effect.reason, effect.pause_s
             self._scope.reschedule(asyncio.get_running_loop().time())
         del session
 
@@ -361,8 +361,10 @@ class EdgeLink:
         return float(self.session is not None and self.session.state is EdgeState.LIVE)
 
     def _waiting_messages(self) -> float:
-        floor, last = self.outbox.bounds()
-        return last - floor
+        return self.outbox.pending().messages
+
+    def _waiting_states(self) -> float:
+        return self.outbox.pending().states
 
 
 def apply(tx: Tx, replica: EdgeReplica, batch: list[Deliver]) -> None:

@@ -24,6 +24,9 @@ class EdgeOutlet:
         floor, last = self._outbox.bounds()
         return Positions(floor, last, self._marks()[: inbox.MAX_MARKS])
 
+    def has_states(self) -> bool:
+        return bool(self._outbox.dirty)
+
     def begin(self, mark: int) -> None:
         self._outbox.rewind(mark)
 

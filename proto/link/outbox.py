@@ -67,7 +67,7 @@ class Outbox:
         self.settings = settings
         self.closed = ""  # why nothing may be put: the disk is full and its reserve is in use; "" = open
         self.wake: Callable[[], None] = lambda: None
-        self.dirty: dict[str, int] = {}  # key -> priority of statuses that are committed and not yet acknowledged
+        self.dirty: dict[str, int] = {}  # key -> priority of statuses that are committed and not sent in this session
         self._clock = clock
         self._opened_s = clock.now_s()
         self._read = read
@@ -77,12 +77,11 @@ class Outbox:
             "Messages dropped by the declared policy; a gap row tells the cloud.",
             ["reason"],
         )
-        self._elapsed_s, self._last, self._bytes = self._load()
+        self._elapsed_s, self._last = self._load()
 
-    def _load(self) -> tuple[int, int, int]:
-        def load(conn: sqlite3.Connection) -> tuple[int, int, int]:
-            self.dirty = dict(conn.execute("SELECT key, priority FROM link_state").fetchall())
-            row: tuple[int, int, int] = conn.execute("SELECT elapsed_s, last, bytes FROM link_lane").fetchone()
+    def _load(self) -> tuple[int, int]:
+        def load(conn: sqlite3.Connection) -> tuple[int, int]:
+            row: tuple[int, int] = conn.execute("SELECT elapsed_s, last FROM link_lane").fetchone()
             return row
 
         found = self._read(load)
@@ -120,8 +119,8 @@ class Outbox:
         ).fetchone()
         tx.execute("INSERT INTO link_message VALUES (?, ?, ?, ?, ?)", (seq, seq - 1, kind, self.elapsed_s(), body))
         if waiting > self.settings.message_quota_bytes:
-            waiting = self._prune_bytes(tx, waiting)
-        tx.after_commit(lambda: self._appended(seq, waiting))
+            self._prune_bytes(tx, waiting)
+        tx.after_commit(lambda: self._appended(seq))
         return int(seq)
 
     def prune_age(self, tx: Tx) -> None:
@@ -140,17 +139,13 @@ class Outbox:
         """Forget statuses whose (key, seq) the cloud has, and messages up to ``mark``."""
         if states:
             tx.executemany("DELETE FROM link_state WHERE key = ? AND seq = ?", states)
-            left = [key for key, _ in states if tx.execute("SELECT 1 FROM link_state WHERE key = ?", (key,)).fetchone()]
-            gone = {key for key, _ in states} - set(left)
-            tx.after_commit(lambda: self._clean(gone))
         if mark:
             (freed,) = tx.execute(
                 "SELECT sum(length(body) + ?) FROM link_message WHERE seq <= ?", (ROW_COST, mark)
             ).fetchone()
             if freed:
                 tx.execute("DELETE FROM link_message WHERE seq <= ?", (mark,))
-                (waiting,) = tx.execute("UPDATE link_lane SET bytes = bytes - ? RETURNING bytes", (freed,)).fetchone()
-                tx.after_commit(lambda: self._freed(waiting))
+                tx.execute("UPDATE link_lane SET bytes = bytes - ?", (freed,))
 
     def repair(self, tx: Tx, key: str, body: bytes) -> None:
         """Put ``key`` again because the cloud holds something else, unless something newer waits already."""
@@ -164,22 +159,17 @@ class Outbox:
         return self._elapsed_s + int(self._clock.now_s() - self._opened_s)
 
     def pending(self) -> Pending:
-        """Return how much waits; counts rows, so ask at human speed."""
+        """Return how much waits, as of the last commit; a dropped range counts as its rows."""
 
         def count(conn: sqlite3.Connection) -> Pending:
             (states,) = conn.execute("SELECT count(*) FROM link_state").fetchone()
-            (messages,) = conn.execute("SELECT count(*) FROM link_message").fetchone()
-            (waiting,) = conn.execute("SELECT bytes FROM link_lane").fetchone()
-            return Pending(states, messages, waiting)
+            last, waiting = conn.execute("SELECT last, bytes FROM link_lane").fetchone()
+            first = conn.execute("SELECT prev FROM link_message ORDER BY seq LIMIT 1").fetchone()
+            return Pending(states, last - first[0] if first else 0, waiting)
 
         found = self._read(count)
         assert isinstance(found, Pending)
         return found
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes of waiting messages, as of the last commit."""
-        return self._bytes
 
     def bounds(self) -> tuple[int, int]:
         """Return (floor, last): messages up to floor are no longer held; last is the newest."""
@@ -194,8 +184,15 @@ class Outbox:
         return found
 
     def rewind(self, mark: int) -> None:
-        """Begin reading after ``mark``: a new session."""
+        """Begin a new session: messages after ``mark``, and every status that waits."""
         self._cursor = mark
+
+        def read(conn: sqlite3.Connection) -> dict[str, int]:
+            return dict(conn.execute("SELECT key, priority FROM link_state").fetchall())
+
+        found = self._read(read)
+        assert isinstance(found, dict)
+        self.dirty = found
 
     def next_messages(self, max_rows: int, max_bytes: int) -> Messages | None:
         """Return the next rows and move on; None when there are none."""
@@ -243,6 +240,7 @@ class Outbox:
                 size += len(row[1])
                 if out and size > max_bytes:
                     return
+                del self.dirty[key]
                 out.append((StateChange(key, row[1]), (key, row[0])))
 
         self._read(read)
@@ -256,7 +254,7 @@ class Outbox:
         if len(body) > self.settings.object_bytes:
             raise Terminal(f"a body of {len(body)} bytes is larger than {self.settings.object_bytes}")
 
-    def _prune_bytes(self, tx: Tx, waiting: int) -> int:
+    def _prune_bytes(self, tx: Tx, waiting: int) -> None:
         quota = self.settings.message_quota_bytes
         excess = waiting - quota + int(quota * PRUNE_RATIO)
         old: list[tuple[int, int, int]] = []
@@ -266,21 +264,19 @@ class Outbox:
                 break
             old.append(row)
             excess -= row[2] + ROW_COST
-        return self._drop(tx, old, "bytes")
+        self._drop(tx, old, "bytes")
 
-    def _drop(self, tx: Tx, old: Sequence[tuple[int, int, int]], reason: str) -> int:
-        """Replace the rows (seq, prev, length) by gap rows, one per unbroken range; return the waiting bytes."""
+    def _drop(self, tx: Tx, old: Sequence[tuple[int, int, int]], reason: str) -> None:
+        """Replace the rows (seq, prev, length) by gap rows, one per unbroken range."""
         freed, start = 0, 0
-        for i, (seq, prev, length) in enumerate(old):
+        for i, (seq, _prev, length) in enumerate(old):
             freed += length + ROW_COST
             if i + 1 == len(old) or old[i + 1][1] != seq:
                 freed -= self._replace(tx, old[start][1] + 1, seq, reason)
                 start = i + 1
-            del prev
         if old:
             tx.after_commit(lambda: self._dropped.inc(reason, by=len(old)))
-        (waiting,) = tx.execute("UPDATE link_lane SET bytes = bytes - ? RETURNING bytes", (freed,)).fetchone()
-        return int(waiting)
+        tx.execute("UPDATE link_lane SET bytes = bytes - ?", (freed,))
 
     def _replace(self, tx: Tx, first: int, last: int, reason: str) -> int:
         """Put a gap row for ``first``..``last`` (joined with the one before it); return the bytes that it adds."""
@@ -300,13 +296,6 @@ class Outbox:
         self.dirty[key] = priority
         self.wake()
 
-    def _clean(self, gone: set[str]) -> None:
-        for key in gone:
-            self.dirty.pop(key, None)
-
-    def _appended(self, seq: int, waiting: int) -> None:
-        self._last, self._bytes = seq, waiting
+    def _appended(self, seq: int) -> None:
+        self._last = seq
         self.wake()
-
-    def _freed(self, waiting: int) -> None:
-        self._bytes = waiting
