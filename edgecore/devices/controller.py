@@ -76,6 +76,7 @@ class DeviceController:
             stale_after_s=stale_after_s,
         )
         self._operations: list[tuple[Operation, asyncio.Future[None] | None]] = []
+        self._said: dict[DeviceId, tuple[str, str, dict[str, str]]] = {}  # the newest word of each mapper
         self._busy = False
         self._woken = False
         self._gap_s = 0.0
@@ -131,7 +132,8 @@ class DeviceController:
         self, device: DeviceId, state: str, *, error: str = "", write_errors: Mapping[str, str] | None = None
     ) -> None:
         """Record what a mapper knows of its device: state, why it is not reached, which writes failed."""
-        self.submit(partial(self._mapper_says, device, state, error, dict(write_errors or {})))
+        self._said[device] = state, error, dict(write_errors or {})
+        self.submit(partial(self._mapper_says, device))
 
     def pending(self, device: DeviceId) -> dict[str, str]:
         """Return what the device still has to take."""
@@ -244,7 +246,7 @@ class DeviceController:
         log.warning("device transaction failed", error=error, waiting=len(batch.waiting))
         for step in reversed(batch.undo):
             step()
-        self._statuses.put_back(batch)
+        self._statuses.put_back(batch, self.entries)
         reason = str(error) if error is not None else "edgecore is stopping"
         for topic, event_id in batch.failed_answers:
             self._broker.publish(topic, topics.error(event_id, wall_ms(self._clock), INTERNAL, reason))
@@ -269,12 +271,14 @@ class DeviceController:
         except Rejected as refusal:
             done.set_exception(refusal)
 
-    def _mapper_says(
-        self, device: DeviceId, state: str, error: str, write_errors: dict[str, str], batch: Batch
-    ) -> None:
+    def _mapper_says(self, device: DeviceId, batch: Batch) -> None:
+        """Take up the newest word of a mapper (a retried operation may come after it)."""
         entry = self.entries.get(device)
         if entry is None:
+            self._said.pop(device, None)
             return
+        batch.retry.append(partial(self._mapper_says, device))
+        state, error, write_errors = self._said[device]
         if (entry.mapper_error, entry.write_errors) != (error, write_errors):
             entry.mapper_error, entry.write_errors = error, write_errors
             batch.states[entry.uid] = batch.touched[entry.uid] = entry

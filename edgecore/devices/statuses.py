@@ -59,11 +59,12 @@ class Statuses:
             del self._waiting[uid]
             self._write(batch, entry, now_s, now)
 
-    def put_back(self, batch: Batch) -> None:
-        """The commit failed: what it would have written waits again."""
+    def put_back(self, batch: Batch, entries: Mapping[DeviceId, Entry]) -> None:
+        """The commit failed: what it would have written waits again, of the devices that are still ``entries``."""
         now_s = self._clock.now_s()
         for entry in batch.flushed:
             self._waiting.setdefault(entry.uid, (entry, now_s))
+        self._waiting = {u: w for u, w in self._waiting.items() if entries.get(w[0].id) is w[0]}
 
     def _write(self, batch: Batch, entry: Entry, now_s: float, now: str) -> None:
         device = entry.twin

@@ -7,6 +7,7 @@ import pytest
 from edgecore.devices.controller import MAX_WAITING
 from edgecore.devices.twins import load
 from proto.kit.errors import Retryable, StorageFull
+from tests.kit.wait import eventually
 from tests.unit.edgecore_devices.room import KILN, MODEL, device, open_room
 
 D = "$hw/events/device/default/kiln"
@@ -219,3 +220,36 @@ async def test_a_flood_is_refused_before_it_fills_the_memory(tmp_path: Path) -> 
         with pytest.raises(Retryable):
             await futures[-1]
         await futures[0]
+
+
+async def test_a_device_whose_arrival_could_not_be_committed_is_taken_up_again(tmp_path: Path) -> None:
+    """TWIN-10"""
+    async with open_room(tmp_path) as room:
+        room.outbox.full = True
+        with pytest.raises(StorageFull):
+            await room.put(MODEL, device(desired={"setpoint": "900"}))
+        assert KILN not in room.controller.entries
+        assert room.broker.take(f"{D}/twin/update/delta") == []
+
+        room.outbox.full = False
+
+        await eventually(room.status)
+        assert room.controller.pending(KILN) == {"setpoint": "900"}
+        assert len(room.broker.take(f"{D}/twin/update/delta")) == 1
+
+
+async def test_what_a_mapper_said_while_the_disk_was_full_is_not_forgotten(tmp_path: Path) -> None:
+    async with open_room(tmp_path) as room:
+        await room.put(MODEL, device())
+        room.outbox.full = True
+        room.controller.mapper_says(KILN, "offline", error="no carrier")
+        with pytest.raises(StorageFull):
+            await room.controller.settled()
+        room.controller.mapper_says(KILN, "online")
+        with pytest.raises(StorageFull):
+            await room.controller.settled()
+
+        room.outbox.full = False
+
+        await eventually(lambda: room.status()["state"] == "online")
+        assert room.condition("Stale")["status"] == "Unknown"
