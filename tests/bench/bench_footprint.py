@@ -90,7 +90,8 @@ def main() -> dict[str, Any]:
     parser.add_argument("--cuts", type=int, default=20)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="skerry-bench-") as folder:
-        return uvloop.run(measure(Path(folder), args.idle_seconds, args.cuts))
+        result: dict[str, Any] = uvloop.run(measure(Path(folder), args.idle_seconds, args.cuts))
+    return result
 
 
 if __name__ == "__main__":

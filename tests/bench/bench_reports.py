@@ -71,7 +71,7 @@ async def one_at_a_time(meter: Meter, sight: Sight, count: int) -> dict[str, Any
     sight.latencies_s = []
     for _ in range(count):
         done = asyncio.get_running_loop().create_future()
-        sight.on_seen = lambda m, d=done: d.set_result(None) if m is meter and not d.done() else None  # type: ignore[misc]
+        sight.on_seen = lambda m, d=done: d.set_result(None) if m is meter and not d.done() else None
         meter.report()
         await asyncio.wait_for(done, 10)
         await asyncio.sleep(0.02)
@@ -149,7 +149,8 @@ def main() -> dict[str, Any]:
     parser.add_argument("--devices", type=int, default=100)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="skerry-bench-") as folder:
-        return uvloop.run(measure(Path(folder), args.seconds, args.rate, args.devices))
+        result: dict[str, Any] = uvloop.run(measure(Path(folder), args.seconds, args.rate, args.devices))
+    return result
 
 
 if __name__ == "__main__":

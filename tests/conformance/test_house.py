@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RULE = re.compile(r"\*\*([A-Z]+-\d+)\*\*")
+RULE = re.compile(r"\*\*([A-Z]+-\d+)\b")
 PACKAGES = ("proto", "devicetwin", "kubeapi", "cloudcore", "edgecore")
 EDGE_NEVER_LOADS = (
     "kubernetes",

@@ -61,10 +61,10 @@ class Postgres:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """Run a server for the time of the block; skips where PostgreSQL is not installed."""
+    """Run a server for the time of the block; fails where PostgreSQL is not installed."""
     bin_dir = binaries()
     if bin_dir is None:
-        pytest.skip("PostgreSQL's server programs are not installed")
+        pytest.fail("PostgreSQL's server programs are missing: run deploy/parts.sh")
     root = Path(tempfile.mkdtemp(prefix="skerry-pg-"))  # short: a socket's path holds 107 bytes
     root.chmod(0o755)
     if os.geteuid() == 0:
