@@ -15,6 +15,7 @@ from cloudcore.embedded_api import EmbeddedApi
 from cloudcore.revocation import Revocations
 from cloudcore.settings import Api
 from cloudcore.sql import Sql
+from kubeapi.kinds import NAMESPACE
 from kubeapi.objects import Objects
 from proto.kit import tls
 from proto.kit.backoff import Rng
@@ -34,6 +35,7 @@ class ServingApi:
     directory: Path
     port: int
     metrics: Metrics
+    loop: asyncio.AbstractEventLoop
 
     @property
     def url(self) -> str:
@@ -45,6 +47,11 @@ class ServingApi:
         path = self.directory / f"{name}.kubeconfig"
         kubeconfig.write(path, self.url, self.authority.ca_pem, pair, user=user)
         return path
+
+    def make_namespace(self, name: str) -> None:
+        """Create a namespace, from another thread than the API's."""
+        creating = self.objects.create(NAMESPACE, "", {"metadata": {"name": name}})
+        asyncio.run_coroutine_threadsafe(creating, self.loop).result(START_TIMEOUT_S)
 
 
 @asynccontextmanager
@@ -64,7 +71,7 @@ async def serving_api(directory: Path) -> AsyncIterator[ServingApi]:
     await embedded.start(supervisor)
     port = await embedded.listen(tls.server_context(pair.cert, pair.key, authority.ca_pem))
     try:
-        yield ServingApi(embedded.objects, authority, directory, port, metrics)
+        yield ServingApi(embedded.objects, authority, directory, port, metrics, asyncio.get_running_loop())
     finally:
         await embedded.close()
         await supervisor.close()
