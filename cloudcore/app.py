@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cloudcore import backup, broker, crds, data_dir, kubeconfig, status
+from cloudcore import backup, broker, crds, data_dir, gauges, kubeconfig, status
 from cloudcore.admin import AdminServer
 from cloudcore.broker_access import CLOUD_USER, BrokerAccess
 from cloudcore.certs import Authority, Pair
@@ -67,6 +67,7 @@ class App:
         self.authority: Authority
         self.sql: Sql
         self.revocations: Revocations
+        self.broker_port = 0
         self.ready = False
 
     async def run(self) -> int:
@@ -110,6 +111,9 @@ class App:
         await self._link(await self._broker(stack))
         await self._join(stack)
         await self._admin(stack)
+        gauges.register(
+            self.metrics, self.directory, now=self.clock.wall, busy=lambda: self.hub.upstream.pace.interval_s() > 0
+        )
         self.supervisor.spawn(self._keep_certificates(), "certificates")
         await self._first_sync(cluster)
 
@@ -132,7 +136,7 @@ class App:
         port = await self._listen(
             "api", api.host, api.port, lambda: embedded.listen(self._context(require_client=False))
         )
-        self.addresses["api"] = f"https://{_reachable(api.host)}:{port}"
+        self.addresses["api"] = f"https://{_local(api.host)}:{port}"
         self._write_kubeconfig()
         own = self._own()
         contexts = tls.client_contexts(own.cert, own.key, self.authority.ca_file)
@@ -160,7 +164,6 @@ class App:
             self.directory / "broker.db",
             options,
             BrokerAccess(self.revocations, self.metrics),
-            frame_bytes=self.settings.link.frame_bytes,
             clock=self.clock,
             metrics=self.metrics,
         )
@@ -168,7 +171,8 @@ class App:
         self.revocations.subscribe(embedded.kick_node)
         context = self._context(require_client=True)
         port = await self._listen("broker", options.host, options.port, lambda: embedded.listen(context))
-        self.addresses["broker"] = f"mqtts://{_reachable(options.host)}:{port}"
+        self.broker_port = port
+        self.addresses["broker"] = f"mqtts://{_local(options.host)}:{port}"
         return embedded.local
 
     async def _link(self, over: Broker) -> None:
@@ -204,7 +208,22 @@ class App:
         port = await self._listen(
             "join", options.host, options.port, lambda: server.start(options.host, options.port, context)
         )
-        self.addresses["join"] = f"https://{_reachable(options.host)}:{port}"
+        self.addresses["join"] = f"https://{_local(options.host)}:{port}"
+
+    def _told_to_nodes(self) -> JoinSettings:
+        """What a node that joins is told about the broker: the URL, or the embedded one's port at the host it typed."""
+        join, options = self.settings.join, self.settings.broker
+        return JoinSettings(
+            broker_url=options.url,
+            broker_port=self.broker_port or options.port,
+            broker_server_name=options.server_name or tls.SERVER_NAME,
+            broker_mqtt_version=options.mqtt_version,
+            node_days=join.node_days,
+            grace_days=join.grace_days,
+            calls_per_s=join.calls_per_s,
+            refusals_per_s=join.refusals_per_s,
+            refusals_burst=join.refusals_burst,
+        )
 
     async def _admin(self, stack: AsyncExitStack) -> None:
         options = self.settings.admin
@@ -279,6 +298,3 @@ def _local(host: str) -> str:
     """Return the address by which this machine reaches a listener on ``host``."""
     found = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"[{found}]" if ":" in found else found
-
-
-_reachable = _local

@@ -8,16 +8,15 @@ from pathlib import Path
 
 from cloudcore.broker_access import BrokerAccess
 from cloudcore.certs import NODE_USER
+from cloudcore.settings import FRAME_ROOM_BYTES
 from cloudcore.settings import Broker as BrokerOptions
 from proto.kit import tls
 from proto.kit.clock import Clock
 from proto.kit.database import Database
 from proto.kit.metrics import Metrics
 from proto.link.broker import Broker
-from proto.mqtt.broker import SCHEMA, BrokerSettings
+from proto.mqtt.broker import SCHEMA
 from proto.mqtt.local import LocalBroker
-
-FRAME_ROOM_BYTES = 1024  # topic and properties around the largest frame
 
 
 class EmbeddedBroker:
@@ -29,14 +28,13 @@ class EmbeddedBroker:
         options: BrokerOptions,
         access: BrokerAccess,
         *,
-        frame_bytes: int,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._options = options
         self._database = Database.open(path, [SCHEMA])
         self.local = LocalBroker(
-            BrokerSettings(max_connections=options.max_clients, max_packet_bytes=frame_bytes + FRAME_ROOM_BYTES),
+            options.limits,
             db=self._database,
             authenticate=access.authenticate,
             acl=access.acl,

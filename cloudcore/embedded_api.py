@@ -17,12 +17,14 @@ from kubeapi.access import Access, Authenticator
 from kubeapi.controllers.builtin import BuiltinControllers
 from kubeapi.controllers.csr import SERVING, SigningRequest
 from kubeapi.crds import Crds
+from kubeapi.http import Limits as HttpLimits
 from kubeapi.nodeauth import NodeAuthorizer
 from kubeapi.objects import Objects
 from kubeapi.rbac import Rbac
-from kubeapi.server import ApiServer
+from kubeapi.server import ApiServer, ApiSettings
 from kubeapi.store import Store
 from kubeapi.tokens import TokenSigner, open_key
+from kubeapi.watchlog import Limits as StoreLimits
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
 from proto.kit.daemon import Supervisor
@@ -60,7 +62,9 @@ class EmbeddedApi:
         database = Database.open(data_dir / "kube.db")
         closing.push_async_callback(database.close)
         registry = kinds.registry()
-        store = await Store.open(database, registry, clock)
+        store = await Store.open(
+            database, registry, clock, limits=StoreLimits(rows=options.history_rows, bytes=options.history_bytes)
+        )
         crds = Crds(store, registry, clock)
         crds.start()
         objects = Objects(store, registry, clock, admission=[crds.admit, refuse_old_devices], rng=rng)
@@ -74,10 +78,17 @@ class EmbeddedApi:
         access = Access(
             authenticator,
             [NodeAuthorizer(store, registry), Rbac(store)],
-            refused=metrics.counter("cloudcore_api_refused_total", "Requests that were not allowed", ("reason",)),
+            refused=metrics.counter("skerry_cloud_api_refused_total", "Requests that were not allowed", ("reason",)),
         )
+        limits = HttpLimits(max_body_bytes=options.max_body_bytes, max_connections=options.max_connections)
         server = ApiServer(
-            objects, access, clock=clock, sign=lambda asked: sign(authority, asked), metrics=metrics, rng=rng
+            objects,
+            access,
+            ApiSettings(limits=limits),
+            clock=clock,
+            sign=lambda asked: sign(authority, asked),
+            metrics=metrics,
+            rng=rng,
         )
         return cls(options, objects, server, closing)
 

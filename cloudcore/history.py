@@ -58,14 +58,14 @@ class History:
     def __init__(self, sql: Sql, *, clock: Clock, metrics: Metrics) -> None:
         self._sql = sql
         self._clock = clock
-        self._reports = metrics.counter("cloudcore_history_reports_total", "Device reports stored")
+        self._reports = metrics.counter("skerry_cloud_history_reports_total", "Device reports stored")
         self._skipped = metrics.counter(
-            "cloudcore_history_repeated_total", "Messages received again and skipped: they were stored before"
+            "skerry_cloud_history_repeated_total", "Messages received again and skipped: they were stored before"
         )
         self._malformed = metrics.counter(
-            "cloudcore_messages_malformed_total", "Messages that are none of ours; acknowledged and dropped", ("kind",)
+            "skerry_cloud_messages_malformed_total", "Messages that are none of ours; acknowledged and dropped", ("kind",)
         )
-        self._gaps = metrics.counter("cloudcore_history_gaps_total", "Gaps declared by edges")
+        self._gaps = metrics.counter("skerry_cloud_history_gaps_total", "Gaps declared by edges")
 
     async def apply(self, node: str, incarnation: str, rows: Sequence[MessageRow]) -> list[MessageRow]:
         """Store ``rows`` and the mark; returns the rows that were new. Durable on return. Raises SqlUnavailable."""

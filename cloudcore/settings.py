@@ -15,9 +15,10 @@ from msgspec import Meta
 from proto.kit import settings as kit
 from proto.kit.errors import UsageError
 from proto.link.settings import LinkSettings
+from proto.mqtt.limits import BrokerSettings
 
 FILE_NAME = "cloud.yaml"
-Port = Annotated[int, Meta(ge=0, le=65535)]
+FRAME_ROOM_BYTES = 1024  # topic and properties around the largest frame
 
 
 class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,9 +32,10 @@ class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: Annotated[
         list[str], Meta(description="more host names and addresses for the server certificates of API, broker and join")
     ] = []
-    audit_file: Annotated[
-        str, Meta(description="file for one JSON line per change made through the API; empty: none")
-    ] = ""
+    history_rows: Annotated[int, Meta(ge=100, description="old versions kept for watches that come back")] = 10_000
+    history_bytes: Annotated[int, Meta(ge=1 << 20, description="bytes of those old versions")] = 32 << 20
+    max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body of the embedded API")] = 3 << 20
+    max_connections: Annotated[int, Meta(ge=10, description="open connections of the embedded API")] = 4096
     idle_timeout_s: Annotated[
         float, Meta(gt=1, description="seconds of silence after which a watch is opened again")
     ] = 90.0
@@ -57,7 +59,9 @@ class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mqtt_version: Annotated[int, Meta(description="MQTT protocol spoken to that broker: 4 (3.1.1) or 5")] = 5
     host: Annotated[str, Meta(description="address of the embedded broker")] = "0.0.0.0"  # noqa: S104  mutual TLS
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the embedded broker; 0: any free")] = 8883
-    max_clients: Annotated[int, Meta(ge=1, description="edges connected at the same time")] = 10_000
+    limits: BrokerSettings = BrokerSettings(
+        max_packet_bytes=(256 << 10) + FRAME_ROOM_BYTES
+    )  # the largest frame, and its topic
 
 
 class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +69,15 @@ class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: Annotated[str, Meta(description="address of the join endpoint")] = "0.0.0.0"  # noqa: S104  tokens are asked for
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the join endpoint; 0: any free")] = 10002
+    node_days: Annotated[float, Meta(gt=0, le=3650, description="life of a node's certificate, days")] = 90.0
+    grace_days: Annotated[
+        float, Meta(ge=0, description="days after its end in which a node's certificate can still be renewed")
+    ] = 365.0
+    calls_per_s: Annotated[float, Meta(gt=0, description="requests per second of one address")] = 50.0
+    refusals_per_s: Annotated[
+        float, Meta(gt=0, description="refused requests per second of one address, after the burst")
+    ] = 0.2
+    refusals_burst: Annotated[int, Meta(ge=1, description="refused requests of one address at once")] = 20
 
 
 class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,6 +170,10 @@ def _check(settings: Settings) -> None:
             valid = False
         if not valid:
             raise UsageError(f"settings: broker.url {url!r}: write mqtts://HOST:8883 or mqtt://HOST:1883")
+    if settings.broker.limits.max_packet_bytes < settings.link.frame_bytes + FRAME_ROOM_BYTES:
+        raise UsageError(
+            f"settings: broker.limits.max_packet_bytes must be link.frame_bytes + {FRAME_ROOM_BYTES} at least"
+        )
     if settings.broker.mqtt_version not in {4, 5}:
         raise UsageError(f"settings: broker.mqtt_version {settings.broker.mqtt_version}: write 4 (MQTT 3.1.1) or 5")
     database = settings.history.database

@@ -46,7 +46,7 @@ class Effects:
         self._signal = asyncio.Event()
         self._signal.set()  # what an earlier process left
         self._dropped = metrics.counter(
-            "cloudcore_effects_dropped_total", "Events and registrations that could not be carried out", ("kind",)
+            "skerry_cloud_effects_dropped_total", "Events and registrations that could not be carried out", ("kind",)
         )
 
     def wake(self) -> None:

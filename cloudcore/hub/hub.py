@@ -51,7 +51,7 @@ class Hub:
             metrics=cluster.metrics,
         )
         cluster.metrics.gauge(
-            "cloudcore_nodes_connected",
+            "skerry_cloud_nodes_connected",
             "Nodes with a live session",
             source=lambda: sum(session.connected for session in self.sessions.all().values()),
         )

@@ -34,7 +34,7 @@ class Replica:
         self._scope, self._upstream, self._history = scope, upstream, history
         self._sessions, self._effects = sessions, effects
         self._renew_lease = renew_lease
-        self._fenced = metrics.counter("cloudcore_nodes_fenced_total", "Copies of nodes that were refused")
+        self._fenced = metrics.counter("skerry_cloud_nodes_fenced_total", "Copies of nodes that were refused")
 
     def wanted(self, node: str) -> Mapping[str, bytes]:
         return self._scope.wanted(node)

@@ -87,12 +87,12 @@ class Upstream:
             interval_s=self.pace.interval_s,
         )
         self._dropped = metrics.counter(
-            "cloudcore_status_dropped_total", "Statuses from edges that were not applied, by reason", ("reason",)
+            "skerry_cloud_status_dropped_total", "Statuses from edges that were not applied, by reason", ("reason",)
         )
-        self._written = metrics.counter("cloudcore_status_writes_total", "Statuses written to the API server")
-        self._received = metrics.counter("cloudcore_status_received_total", "Statuses received from edges")
+        self._written = metrics.counter("skerry_cloud_status_writes_total", "Statuses written to the API server")
+        self._received = metrics.counter("skerry_cloud_status_received_total", "Statuses received from edges")
         metrics.gauge(
-            "cloudcore_status_waiting", "Statuses waiting for the API server", source=lambda: len(self._writes)
+            "skerry_cloud_status_waiting", "Statuses waiting for the API server", source=lambda: len(self._writes)
         )
 
     @property

@@ -72,9 +72,9 @@ class Informer:
         self._listeners: list[Listener] = []
         self._selector = {"fieldSelector": field_selector} if field_selector else {}
         self._revision = ""
-        self._events = metrics.counter("cloudcore_informer_events_total", "Watch events received", ("resource",))
+        self._events = metrics.counter("skerry_cloud_informer_events_total", "Watch events received", ("resource",))
         self._restarts = metrics.counter(
-            "cloudcore_informer_restarts_total", "Watches opened again, by reason", ("resource", "reason")
+            "skerry_cloud_informer_restarts_total", "Watches opened again, by reason", ("resource", "reason")
         )
 
     def listen(self, listener: Listener) -> None:

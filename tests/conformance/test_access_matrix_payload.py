@@ -44,7 +44,7 @@ async def test_statuses_events_registrations_and_leases_of_another_node_are_not_
         kiln = status_change("kiln", device["metadata"]["uid"], 99, lastOnlineTime="2026-01-01T00:00:00Z")
         await cloud.hub.replica.apply_statuses("gw-2", [kiln, node_status("gw-1")])
         await cloud.hub.replica.apply_messages("gw-2", "incarnation", forged_messages())
-        dropped = cloud.metrics.counter("cloudcore_effects_dropped_total", "", ("kind",))
+        dropped = cloud.metrics.counter("skerry_cloud_effects_dropped_total", "", ("kind",))
         await eventually(lambda: dropped.value("event") == 4)
 
         assert await cloud.status("kiln") == before

@@ -73,7 +73,7 @@ async def test_rows_received_again_are_skipped_and_counted(sql: Sql, history: Hi
 
     assert [row.seq for row in new] == [3]
     assert await values(sql) == ["1", "2", "3"]
-    assert metrics.counter("cloudcore_history_repeated_total", "").value() == 1
+    assert metrics.counter("skerry_cloud_history_repeated_total", "").value() == 1
 
 
 async def test_another_disk_of_the_node_counts_for_itself(sql: Sql, history: History) -> None:
@@ -97,7 +97,7 @@ async def test_a_malformed_message_is_counted_and_does_not_hold_up_the_others(
 
     assert await values(sql) == ["2"]
     assert await SqlLog(sql).mark(NODE, DISK) == 2
-    assert metrics.counter("cloudcore_messages_malformed_total", "", ("kind",)).value("history") == 1
+    assert metrics.counter("skerry_cloud_messages_malformed_total", "", ("kind",)).value("history") == 1
 
 
 async def test_gaps_are_kept_for_people(sql: Sql, history: History) -> None:

@@ -90,7 +90,7 @@ async def test_only_the_newest_of_many_reports_must_be_written(cloud: Cloud) -> 
     await cloud.hub.upstream.apply("gw-1", changes)
 
     assert (await cloud.status("kiln"))["lastOnlineTime"] == _at(50)
-    assert cloud.metrics.counter("cloudcore_status_writes_total", "").value() < 10
+    assert cloud.metrics.counter("skerry_cloud_status_writes_total", "").value() < 10
 
 
 def _at(second: int) -> str:
@@ -119,7 +119,7 @@ async def test_a_status_for_another_device_is_dropped_and_counted(
     await cloud.hub.upstream.apply(node, [status_change("kiln", uid or device["metadata"]["uid"], 1)])
 
     assert "twins" not in await cloud.status("kiln")
-    assert cloud.metrics.counter("cloudcore_status_dropped_total", "", ("reason",)).value(reason) == 1
+    assert cloud.metrics.counter("skerry_cloud_status_dropped_total", "", ("reason",)).value(reason) == 1
 
 
 async def test_a_device_made_again_inherits_nothing(cloud: Cloud) -> None:
@@ -228,7 +228,7 @@ async def test_a_node_may_not_write_another_nodes_status(cloud: Cloud) -> None:
 
     await cloud.hub.upstream.apply("gw-1", [StateChange(NODE.key("", "gw-2"), body)])
 
-    assert cloud.metrics.counter("cloudcore_status_dropped_total", "", ("reason",)).value("not-this-node") == 1
+    assert cloud.metrics.counter("skerry_cloud_status_dropped_total", "", ("reason",)).value("not-this-node") == 1
 
 
 def message(seq: int, kind: str, body: Any) -> MessageRow:
@@ -257,7 +257,7 @@ async def test_an_event_about_somebody_else_is_dropped_and_counted(cloud: Cloud)
 
     await cloud.hub.replica.apply_messages("gw-1", "disk-1", [message(1, "event", event)])
 
-    dropped = cloud.metrics.counter("cloudcore_effects_dropped_total", "", ("kind",))
+    dropped = cloud.metrics.counter("skerry_cloud_effects_dropped_total", "", ("kind",))
     await eventually(lambda: dropped.value("event") == 1)
     assert (await cloud.client.list(EVENT))["items"] == []
 
