@@ -120,6 +120,9 @@ class Checker:
         out = value
         if item_type is not None:
             for i, item in enumerate(value):
+                if item is None and not item_type.nullable and item_type.name:
+                    self._wrong_type(f"{path}[{i}]", item, item_type.name)
+                    continue
                 checked = self.check(item_type, item, f"{path}[{i}]")
                 if checked is not item:
                     out = list(value) if out is value else out
