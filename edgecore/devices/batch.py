@@ -27,7 +27,7 @@ class Batch:
         self.states: dict[str, Entry] = {}  # uid -> whose device_state row changed
         self.twins: dict[tuple[str, str], Change] = {}  # (uid, property) -> newest change
         self.reported_only: dict[tuple[str, str], bool] = {}
-        self.gone: list[tuple[str, DeviceId | None]] = []  # uid, and whose DeviceStatus goes with it
+        self.gone: list[tuple[str, int, DeviceId | None]] = []  # uid, counter, whose DeviceStatus goes with it
         self.history: list[bytes] = []
         self.statuses: list[tuple[str, dict[str, Any], bytes]] = []  # outbox key, DeviceStatus object, outbox body
         self.touched: dict[str, Entry] = {}  # whose DeviceStatus is to be written, now or soon
@@ -64,8 +64,8 @@ class Batch:
         gone, statuses, messages = self.gone, self.statuses, self.history
 
         def write(tx: Tx) -> None:
-            for uid, device in gone:
-                twins.forget(tx, uid)
+            for uid, counter, device in gone:
+                twins.forget(tx, uid, counter)
                 if device is not None:
                     store.remove(tx, status, device.namespace, device.name)
                     outbox.forget_state(tx, status_key(device))

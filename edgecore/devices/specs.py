@@ -10,7 +10,7 @@ from edgecore.devices.batch import Batch
 from edgecore.devices.entry import Entry
 from edgecore.devices.requests import Requests
 from edgecore.devices.statuses import Statuses
-from edgecore.devices.twins import Saved
+from edgecore.devices.twins import FLOOR, Saved
 from edgecore.kinds import DEVICE, DEVICE_MODEL
 from kubeapi.store import Store
 from proto.kit.clock import Clock, wall_ms
@@ -40,6 +40,8 @@ class Specs:
         self._entries = entries
         self._requests = requests
         self._statuses = statuses
+        floor = saved.pop(FLOOR, None)
+        self._floor = floor.counter if floor is not None else 0
         self._saved = saved
         self._clock = clock
         self._stale_after_s = stale_after_s
@@ -78,12 +80,14 @@ class Specs:
         for uid, saved in self._saved.items():
             log.info("device gone while edgecore was down", device=f"{saved.namespace}/{saved.name}")
             device = DeviceId(saved.namespace, saved.name)
-            batch.gone.append((uid, device if device not in self._entries else None))
+            batch.gone.append((uid, saved.counter, device if device not in self._entries else None))
+            self._floor = max(self._floor, saved.counter)
         self._saved.clear()
 
     def _add(self, spec: DeviceSpec, batch: Batch) -> Entry:
         entry = Entry(DeviceTwin(spec), self._clock.now_s())
         saved = self._saved.pop(spec.uid, None)
+        entry.twin.counter = self._floor
         if saved is not None:
             saved.restore(entry.twin)
             entry.mapper_error = saved.mapper_error
@@ -128,7 +132,8 @@ class Specs:
         batch.touched.pop(entry.uid, None)
         for key in [key for key in batch.twins if key[0] == entry.uid]:
             del batch.twins[key]
-        batch.gone.append((entry.uid, device))
+        batch.gone.append((entry.uid, entry.twin.counter, device))
+        self._floor = max(self._floor, entry.twin.counter)
         topic = topics.node_topic(self._node, topics.MEMBERSHIP_UPDATED)
         batch.answers.append((topic, topics.membership_updated(wall_ms(self._clock), removed=device)))
         batch.after.append(lambda: changed(device))

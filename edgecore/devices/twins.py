@@ -32,6 +32,14 @@ PUT_REPORTED = (
     "UPDATE device_twin SET reported = ?, reported_version = ?, reported_at_ms = ? WHERE uid = ? AND property = ?"
 )
 
+# One row without a uid: the highest counter of a device that has left. A device that comes back to this node under the
+# same uid counts on from there, so the cloud never takes its news for something older (TWIN-2).
+FLOOR = ""
+RAISE_FLOOR = (
+    "INSERT INTO device_state VALUES ('', '', '', '', 0, ?, '', 0, '')"
+    " ON CONFLICT (uid) DO UPDATE SET counter = max(counter, excluded.counter)"
+)
+
 StateRow = tuple[str, str, str, str, int, int, str, int, str]
 TwinRow = tuple[object, ...]
 
@@ -85,8 +93,9 @@ def write(tx: Tx, states: Iterable[StateRow], twins: Iterable[TwinRow], reported
     tx.executemany(PUT_REPORTED, reported)
 
 
-def forget(tx: Tx, uid: str) -> None:
+def forget(tx: Tx, uid: str, counter: int) -> None:
     """Drop everything of one Device object: its successor under the same name inherits nothing (TWIN-1)."""
+    tx.execute(RAISE_FLOOR, (counter,))
     tx.execute("DELETE FROM device_twin WHERE uid = ?", (uid,))
     tx.execute("DELETE FROM device_state WHERE uid = ?", (uid,))
 

@@ -134,9 +134,11 @@ class SimulatedMapper:
             raise Unreachable("the simulated device is in an outage")
         for name, value in known.items():
             signal = self._signals.get(name)
-            if signal is not None and not signal.prop.read_only:
+            if signal is None:
+                continue
+            if not signal.prop.read_only:
                 signal.set(value)
-                signal.level = _number(value)
+            signal.level = _number(value)
 
     async def read(self) -> Mapping[str, str]:
         now_s = self._clock.now_s()
