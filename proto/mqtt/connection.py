@@ -161,6 +161,7 @@ class ClientConnection(Wire):
         if self.connected or self.closed:
             self.shut(violation.reason, counted=True)
         else:
+            self.version = self.reader.version
             if self.version or violation.reason == reasons.UNSUPPORTED_VERSION:
                 self.refuse(violation.reason)
             self._close()
