@@ -8,16 +8,20 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from cloudcore.sql import Sql
-from cloudcore.tables import LinkCloud, LinkMark, LinkNode, LinkOut
+from cloudcore.tables import LinkCloud, LinkNode, LinkOut
 from proto.kit.errors import StorageFull
 from proto.link.log import LogRow, NodeRecord
 
 INCARNATION_BYTES = 8
+GET_MARK = "SELECT seq FROM link_mark WHERE node = ? AND incarnation = ?"
+PUT_MARK = (
+    "INSERT INTO link_mark (node, incarnation, seq) VALUES (?, ?, ?)"
+    " ON CONFLICT (node, incarnation) DO UPDATE SET seq = excluded.seq"
+)
 
 # SQLModel types its columns as plain values; these are the tables themselves.
 _cloud: Any = LinkCloud.__table__  # type: ignore[attr-defined]
 _node: Any = LinkNode.__table__  # type: ignore[attr-defined]
-_mark: Any = LinkMark.__table__  # type: ignore[attr-defined]
 _out: Any = LinkOut.__table__  # type: ignore[attr-defined]
 
 
@@ -106,15 +110,17 @@ class SqlLog:
 
 def get_mark(conn: Connection, node: str, incarnation: str) -> int:
     """Return the high-water mark of (node, incarnation), 0 for none."""
-    query = select(_mark.c.seq).where(_mark.c.node == node, _mark.c.incarnation == incarnation)
-    return int(conn.execute(query).scalar() or 0)
+    return int(conn.exec_driver_sql(_sql(conn, GET_MARK), (node, incarnation)).scalar() or 0)
 
 
 def put_mark(conn: Connection, node: str, incarnation: str, seq: int) -> None:
     """Set the high-water mark, in the transaction that applied what it covers."""
-    where = (_mark.c.node == node, _mark.c.incarnation == incarnation)
-    if not conn.execute(update(_mark).where(*where).values(seq=seq)).rowcount:
-        conn.execute(insert(_mark).values(node=node, incarnation=incarnation, seq=seq))
+    conn.exec_driver_sql(_sql(conn, PUT_MARK), (node, incarnation, seq))
+
+
+def _sql(conn: Connection, statement: str) -> str:
+    """Return ``statement`` with the driver's own placeholders: compiling these per batch would cost more than they do."""
+    return statement if conn.dialect.name == "sqlite" else statement.replace("?", "%s")
 
 
 def renew(conn: Connection) -> str:

@@ -151,12 +151,15 @@ class Sql:
             with self.engine.connect() as connection:
                 connection.info["writer"] = True
                 with connection.begin():
-                    for job in group:
-                        self._run_one(connection, job)
-        except SQLAlchemyError as error:
+                    if len(group) == 1:
+                        group[0].result = group[0].fn(connection)
+                    else:
+                        for job in group:
+                            self._run_one(connection, job)
+        except Exception as error:  # noqa: BLE001  the callers get it
             for job in group:
                 if job.error is None:
-                    job.error = SqlUnavailable(str(getattr(error, "orig", error)))
+                    job.error = _translated(error)
 
     def _run_one(self, connection: Connection, job: _Job) -> None:
         savepoint = connection.begin_nested()
@@ -164,9 +167,13 @@ class Sql:
             job.result = job.fn(connection)
         except Exception as error:  # noqa: BLE001  the caller gets it; the group goes on
             savepoint.rollback()
-            job.error = error if not isinstance(error, DBAPIError) else SqlUnavailable(str(error.orig))
+            job.error = _translated(error)
         else:
             savepoint.commit()
+
+
+def _translated(error: Exception) -> Exception:
+    return SqlUnavailable(str(getattr(error, "orig", error))) if isinstance(error, SQLAlchemyError) else error
 
 
 def _settle_all(jobs: list[_Job]) -> None:

@@ -56,9 +56,10 @@ class NodeController:
 
     async def put_status(self, node: str, status: dict[str, Any]) -> None:
         """Write what ``node`` says about itself. Raises ApiUnavailable, ApiRefused."""
+        first = node not in self._told  # only then is the informer sure to show what the API holds
         self._told[node] = status
         await self._ensure(node, {})
-        await self._write(node, force=True)
+        await self._write(node, force=not first)
 
     async def register(self, node: str, body: Mapping[str, Any]) -> None:
         """Create the Node, or give it the labels that the edge registers with. Raises ApiUnavailable, ApiRefused."""
