@@ -1,0 +1,46 @@
+"""Spoiled packets against a whole broker in this process. ``SKERRY_MUTANTS=1000000`` runs the full count."""
+
+import asyncio
+import os
+import resource
+
+from proto.mqtt.broker import BrokerSettings, MqttBroker
+from tests.conformance.mqtt.wire import connect
+from tests.unit.mqtt.fakes import FakeClient
+from tests.unit.mqtt.mutation import mutants
+
+COUNT = int(os.environ.get("SKERRY_MUTANTS", "60000"))
+PACKETS_PER_CONNECTION = 12
+
+
+async def feed(broker: MqttBroker, seed: int, count: int) -> None:
+    clients: dict[int, tuple[FakeClient, int]] = {}
+    for number, (v, packet) in enumerate(mutants(seed, count)):
+        client, fed = clients.get(v, (None, 0))
+        if client is None or client.transport.closed or fed > PACKETS_PER_CONNECTION:
+            if client is not None:
+                client.lose()
+            client, fed = FakeClient(broker), 0
+            if number % 3:
+                client.receive(connect(f"fuzz{number % 50}", v=v))
+        client.receive(packet)
+        client.transport.sent.clear()
+        clients[v] = (client, fed + 1)
+        if number % 64 == 0:
+            await asyncio.sleep(0)
+
+
+async def test_spoiled_packets_neither_crash_the_broker_nor_grow_it() -> None:
+    settings = BrokerSettings(connects_per_s=0, queue_bytes=65_536, total_queue_bytes=4_194_304, retained_messages=100)
+    broker = MqttBroker(settings)
+    await feed(broker, 1, COUNT // 4)
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    await feed(broker, 2, COUNT)
+
+    grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
+    assert broker.counters.closed.value("0x80") == 0
+    assert grown_kb < 60_000
+    assert len(broker.connections) <= 2
+    assert broker.counters.closed.value("0x81") > 100
+    await broker.close()
