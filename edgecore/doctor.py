@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgecore import certificate
+from edgecore import certificate, cloud_time
 from edgecore.data_dir import DataDir, Running
 from edgecore.reach import Reach
 from edgecore.settings import Settings
@@ -233,7 +233,10 @@ def check_cloud(patient: Patient) -> list[Check]:
                 f"edgecore join --cloud URL --token TOKEN --node NAME {patient.flag}",
             )
         ]
-    return [Check(*verdict) for verdict in Reach(patient.directory, settings, connected=_connected(patient)).look()]
+    found = Reach(patient.directory, settings, connected=_connected(patient)).look()
+    if settings.cloud.join and patient.directory.joined():
+        found += cloud_time.look(patient.directory, settings, patient.now)
+    return [Check(*verdict) for verdict in found]
 
 
 def _connected(patient: Patient) -> bool:

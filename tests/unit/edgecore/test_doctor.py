@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from cloudcore.certs import Authority
-from edgecore import settings
+from edgecore import cloud_time, settings
 from edgecore.cli import main
 from edgecore.data_dir import DataDir, Lock, Running
 from edgecore.doctor import Check, Patient, examine
@@ -209,3 +209,40 @@ def test_a_port_that_is_no_mqtt_broker_is_no_traceback(joined: DataDir, answer: 
 
     assert verdict(checks, "TLS").level == "Error"
     assert isinstance(verdict(checks, "TLS").message, str)
+
+
+@pytest.mark.parametrize(
+    ("skew", "level"),
+    [
+        (timedelta(seconds=30), "OK"),
+        (timedelta(minutes=-10), "Warning"),
+        (timedelta(days=2), "Error"),
+    ],
+)
+def test_a_clock_that_differs_from_the_cloud_s_is_judged(skew: timedelta, level: str) -> None:
+    assert cloud_time.judge(skew)[1] == level
+
+
+def https(authority: Authority, answer: bytes) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        pair = authority.server_certificate()
+        with server_context(pair.cert, pair.key).wrap_socket(connection, server_side=True) as tls:
+            tls.recv(1000)
+            tls.sendall(answer)
+
+    return serve
+
+
+def test_the_cloud_s_clock_is_read_from_its_renewal_endpoint(joined: DataDir, authority: Authority) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\r\nx"
+    with listener(https(authority, answer)) as port:
+        checks = examine(patient_of(joined, f"cloud.join=https://127.0.0.1:{port}"))
+
+    assert verdict(checks, "renewal endpoint").level == "OK"
+    assert "ahead of the cloud's" in verdict(checks, "clock against cloud").message
+
+
+def test_a_renewal_endpoint_that_is_away_is_a_warning(joined: DataDir) -> None:
+    checks = examine(patient_of(joined, "cloud.join=https://127.0.0.1:1"))
+
+    assert verdict(checks, "renewal endpoint").level == "Warning"
