@@ -188,6 +188,11 @@ class Platform:
     async def kill_cloud(self) -> None:
         await self.cloud.kill()
 
+    async def metrics(self) -> str:
+        """What cloudcore measures, in Prometheus' text format."""
+        raw = await asyncio.to_thread(admin.fetch, "127.0.0.1", self.metrics_port, "/metrics")
+        return raw.decode() if raw else ""
+
     async def token(self, node: str = "") -> str:
         """A new join token."""
         named = ("--node", node) if node else ()

@@ -1,0 +1,34 @@
+"""Documentation says what the code does: the reference is current, links lead somewhere, examples are valid YAML."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy import reference
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    written, _, _ = reference.TARGET.read_text().partition(reference.METRICS)
+
+    assert written == reference.render(), "run: python -m deploy.reference"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = LINK.findall(page.read_text())
+
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "deploy/examples").glob("*.yaml")), ids=lambda p: p.name)
+def test_an_example_is_a_list_of_kubernetes_objects(example: Path) -> None:
+    documents = list(yaml.safe_load_all(example.read_text()))
+
+    assert documents
+    assert all({"apiVersion", "kind", "metadata"} <= set(document) for document in documents)
