@@ -14,7 +14,6 @@ from kubeapi.options import DeleteOptions, ListOptions, ListResult, WriteOptions
 from kubeapi.ownership import track_update
 from kubeapi.resources import Registry, Resource
 from kubeapi.store import Store
-from kubeapi.stored import encode
 from kubeapi.typing_rules import check_fields
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
@@ -229,9 +228,11 @@ class Objects:
         rest = versions.write(res, obj)
         if opts.dry_run:
             return rest
-        if len(encode(rest)) > bodies.MAX_OBJECT_BYTES:
-            raise too_large(bodies.MAX_OBJECT_BYTES)
-        return self.store.put(tx, res, rest)
+        stored = self.store.put(tx, res, rest)
+        written = self.store.peek(res, stored["metadata"].get("namespace", ""), stored["metadata"]["name"])
+        if written is not None and len(written.body) > bodies.MAX_OBJECT_BYTES:
+            raise too_large(bodies.MAX_OBJECT_BYTES)  # which takes the write back
+        return stored
 
     def _checked(self, res: Resource, obj: Json, old: Json | None, subresource: str, opts: WriteOptions) -> Json:
         """Return ``obj`` pruned, defaulted and valid. Raises 400, 422."""

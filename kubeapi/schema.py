@@ -92,6 +92,8 @@ class Checker:
                     self.found.unknown.append(prefix + name)
                     out = _without(out, value, name)
                 continue
+            if type(item) is child.scalar:
+                continue
             if item is None and not child.nullable and (self.drop_nulls or child.default is not UNSET):
                 out = _without(out, value, name)
                 continue
@@ -106,11 +108,9 @@ class Checker:
         return out
 
     def _defaults(self, kind: Type, out: dict[str, Any], given: dict[str, Any], prefix: str) -> dict[str, Any]:
-        for name in kind.properties:
-            if name in out:
-                continue
+        for name in kind.defaulted:
             child = kind.child(name)
-            if child is not None and child.default is not UNSET:
+            if name not in out and child is not None:
                 out = dict(given) if out is given else out
                 out[name] = self.check(child, copy.deepcopy(child.default), prefix + name)
         return out

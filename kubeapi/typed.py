@@ -60,9 +60,9 @@ class Type:
     """One node of a schema. Children are compiled when first asked for, because schemas may be recursive."""
 
     __slots__ = (
-        "_children", "_item", "_resolve", "_schema", "_value", "alternatives", "atomic", "constraints", "default",
-        "embedded", "int_or_string", "list_keys", "list_type", "merge_key", "name", "nullable", "preserve", "properties",
-        "required", "strategies", "structural",
+        "_children", "_defaulted", "_item", "_resolve", "_schema", "_value", "alternatives", "atomic", "constraints",
+        "default", "embedded", "int_or_string", "list_keys", "list_type", "merge_key", "name", "nullable", "preserve",
+        "properties", "required", "scalar", "strategies", "structural",
     )  # fmt: skip
 
     def __init__(self, schema: Schema, resolve: Callable[[str], Schema], *, structural: bool = False) -> None:
@@ -93,6 +93,10 @@ class Type:
         self.strategies: tuple[str, ...] = tuple(filter(None, schema.get("x-kubernetes-patch-strategy", "").split(",")))
         self.constraints: tuple[Constraint, ...] = constraints_of(schema)
         self.alternatives = {k: schema[k] for k in ("allOf", "anyOf", "oneOf", "not") if k in schema}
+        # a plain text or boolean needs no walk: its Python type says it all
+        plain = not self.constraints and not self.alternatives and not self.int_or_string
+        self.scalar: type | None = {"string": str, "boolean": bool}.get(self.name) if plain else None
+        self._defaulted: tuple[str, ...] | None = None
         self._children: dict[str, Type] = {}
         self._item: Type | None = None
         self._value: Type | None = None
@@ -110,6 +114,14 @@ class Type:
             else:
                 return self.values
         return found
+
+    @property
+    def defaulted(self) -> tuple[str, ...]:
+        """The fields that have a default."""
+        if self._defaulted is None:
+            children = ((name, self.child(name)) for name in self.properties)
+            self._defaulted = tuple(n for n, child in children if child is not None and child.default is not UNSET)
+        return self._defaulted
 
     @property
     def values(self) -> "Type | None":

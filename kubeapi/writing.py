@@ -78,7 +78,9 @@ def for_update(res: Resource, old: dict[str, Any], body: dict[str, Any], subreso
                 out[key] = body[key]
             else:
                 out.pop(key, None)
-        out["metadata"] = dict(held, managedFields=sent.get("managedFields", held.get("managedFields")))
+        out["metadata"] = dict(held)
+        if sent.get("managedFields") is not None:
+            out["metadata"]["managedFields"] = sent["managedFields"]
         return out
     out = dict(body)
     metadata = {k: v for k, v in sent.items() if k not in rules.SYSTEM_FIELDS and k != "resourceVersion"}

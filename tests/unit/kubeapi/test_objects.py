@@ -218,3 +218,23 @@ async def test_an_unknown_patch_type_lists_the_known_ones(api: Api) -> None:
 async def test_a_body_of_another_kind_is_refused(api: Api) -> None:
     with pytest.raises(ApiError, match="this path takes ConfigMap in version v1"):
         await api.create(CM, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}})
+
+
+async def test_an_object_grown_too_large_by_patches_is_refused_and_stays(api: Api) -> None:
+    await api.create(NODE, {"metadata": {"name": "n"}})
+    half = "x" * 800_000
+    await api.patch(NODE, "n", {"status": {"config": {"error": half}}}, "merge", "status")
+    with pytest.raises(ApiError, match="too large") as refused:
+        await api.patch(NODE, "n", {"status": {"phase": half}}, "merge", "status")
+    assert refused.value.status == 413
+    assert "phase" not in api.objects.get(NODE, "", "n")["status"]
+
+
+async def test_what_was_put_without_owners_is_written_like_anything_else(api: Api) -> None:
+    raw = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "uid": "u"}, "status": {"phase": "a"}}
+    await api.db.tx(lambda tx: api.store.put(tx, NODE, raw))
+    before = await api.patch(NODE, "n", {"status": {"phase": "a"}}, "merge", "status")
+    again = await api.patch(NODE, "n", {"status": {"phase": "a"}}, "merge", "status")
+    after = await api.patch(NODE, "n", {"status": {"phase": "b"}}, "merge", "status", field_manager="edge")
+    assert before == again
+    assert after["metadata"]["managedFields"][0]["fieldsV1"] == {"f:status": {"f:phase": {}}}
