@@ -5,8 +5,8 @@ codings, trailers that look like headers (RFC 9112 §6.1).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qs, unquote
 
 import httptools
@@ -14,6 +14,7 @@ import httptools
 from kubeapi.http_wire import Limits, reason_of
 
 MAX_QUERY_FIELDS = 100
+CACHED_QUERY = 256  # controllers repeat short queries; longer ones would make the cache a place to fill
 SINGLE = frozenset({"content-length", "transfer-encoding", "host", "authorization", "content-type"})
 
 
@@ -40,15 +41,22 @@ class Request:
     certificate: PeerCertificate | None = None
     keep_alive: bool = True
     version: str = "1.1"
-    bag: dict[str, Any] = field(default_factory=dict)  # what a layer above remembers about this request
 
     def segments(self) -> list[str]:
         """Return the decoded path segments; a trailing slash adds nothing, an encoded slash stays inside its segment."""
-        return [unquote(part) for part in self.path.split("/") if part]
+        parts = [part for part in self.path.split("/") if part]
+        return [unquote(part) for part in parts] if "%" in self.path else parts
 
     def query(self) -> dict[str, list[str]]:
-        """Return the decoded query. Raises ValueError above ``MAX_QUERY_FIELDS`` fields."""
+        """Return the decoded query; must not be changed. Raises ValueError above ``MAX_QUERY_FIELDS`` fields."""
+        if len(self.query_string) <= CACHED_QUERY:
+            return _parse_short(self.query_string)
         return parse_qs(self.query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+
+
+@lru_cache(maxsize=512)
+def _parse_short(query_string: str) -> dict[str, list[str]]:
+    return parse_qs(query_string, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
 
 
 class Refused(Exception):

@@ -6,7 +6,7 @@ from typing import Any
 
 from kubeapi.access import Access, Attributes
 from kubeapi.bootstrap import ensure_defaults
-from kubeapi.controllers.csr import Sign, SigningController, identity
+from kubeapi.controllers.csr import Sign, SigningController, guard
 from kubeapi.discovery import Discovery
 from kubeapi.errors import ApiError, method_not_supported
 from kubeapi.http import HttpServer, Limits, Request, Response, StreamResponse
@@ -85,7 +85,7 @@ class ApiServer:
             checks={"ping": lambda: "", **(checks or {})},
             version=self.settings.version,
         )
-        objects.admission += [node_restriction, identity, RbacAdmission(objects.store, access.authorizers)]
+        objects.admission += [node_restriction, guard, RbacAdmission(objects.store, access.authorizers)]
         self._http = HttpServer(
             self.handle, self.settings.limits, clock=clock, refuse=_refuse, metrics=metrics, name="kube"
         )
@@ -175,6 +175,8 @@ class ApiServer:
             return self._virtual.token(target, body), []
         if target.subresource == "eviction":
             return await self._virtual.evict(target, body), []
+        if target.subresource == "binding":
+            return await self._virtual.bind(target, body), []
         raise method_not_supported(target.res)
 
 

@@ -25,6 +25,7 @@ log = Logger("csr")
 
 CLIENT, SERVING = "kubernetes.io/kube-apiserver-client", "kubernetes.io/kubelet-serving"
 SIGNERS = (CLIENT, SERVING)
+DECISIONS = ("Approved", "Denied")  # written through /approval alone
 DEFAULT_LIFE = timedelta(days=365)
 MIN_LIFE_S = 600
 RETRY_EVERY_S = 5.0
@@ -48,18 +49,34 @@ class SigningRequest:
 Sign = Callable[[SigningRequest], bytes | Awaitable[bytes]]
 
 
-def identity(attempt: Attempt) -> dict[str, Any] | None:
-    """A Hook: a request says who asked, whatever its body claims. Raises 422 for what cannot be a request."""
-    obj = attempt.obj
-    if attempt.verb != "CREATE" or attempt.res.kind != CSR.kind or attempt.res.group != CSR.group or obj is None:
+def guard(attempt: Attempt) -> dict[str, Any] | None:
+    """A Hook: a request says who asked, whatever its body claims; each door writes its own part of the status alone.
+
+    Raises 422 for what cannot be a request.
+    """
+    obj, old = attempt.obj, attempt.old
+    if attempt.res != CSR or obj is None:
         return None
+    if attempt.verb == "CREATE":
+        return _identified(attempt, obj)
+    if old is None or not attempt.subresource:
+        return None
+    held, sent = old.get("status") or {}, obj.get("status") or {}
+    if attempt.subresource == "approval":
+        return {**obj, "status": {**held, "conditions": sent.get("conditions") or []}}
+    decided = [c for c in held.get("conditions") or () if c.get("type") in DECISIONS]
+    others = [c for c in sent.get("conditions") or () if c.get("type") not in DECISIONS]
+    conditions = decided + others
+    return {**obj, "status": {**sent, **({"conditions": conditions} if conditions else {})}}
+
+
+def _identified(attempt: Attempt, obj: dict[str, Any]) -> dict[str, Any] | None:
     spec = obj.get("spec") or {}
     _request_pem(attempt.name, spec)
     if not isinstance(attempt.user, User):
         return None
-    body = attempt.user.body()
     asked = {key: spec[key] for key in spec if key not in ("username", "uid", "groups", "extra")}
-    return {**obj, "spec": {**asked, **body}}
+    return {**obj, "spec": {**asked, **attempt.user.body()}}
 
 
 def _request_pem(name: str, spec: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from kubeapi.stored import encode
 
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
 READABLE = (JSON, YAML)
+MAX_ACCEPT = 1024
 TRANSFORMS = ("Table", "PartialObjectMetadata", "PartialObjectMetadataList")
 
 
@@ -26,11 +27,17 @@ class Wanted:
     version: str = "v1"
 
 
-@lru_cache(maxsize=512)
 def wanted(accept: str) -> Wanted:
     """Return the first alternative that we can answer. Raises 406."""
     if not accept:
         return Wanted()
+    if len(accept) > MAX_ACCEPT:
+        raise bad_request(f"the Accept header is longer than {MAX_ACCEPT} characters")
+    return _first(accept)
+
+
+@lru_cache(maxsize=256)
+def _first(accept: str) -> Wanted:
     for part in accept.split(","):
         kind, _, rest = part.partition(";")
         parameters = dict(p.strip().partition("=")[::2] for p in rest.split(";") if p)

@@ -4,15 +4,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kubeapi.access import ACCOUNT_PREFIX, Access, Attributes, User
-from kubeapi.errors import INVALID, REQUIRED, ApiError, Cause, bad_request, invalid, unknown_resource
-from kubeapi.objects import DeleteOptions, Objects
+from kubeapi.errors import INVALID, REQUIRED, ApiError, Cause, bad_request, conflict, invalid, unknown_resource
+from kubeapi.objects import Objects, WriteOptions
+from kubeapi.patching import MERGE_PATCH
 from kubeapi.rbac import Rbac
 from kubeapi.resources import Resource
 from kubeapi.routes.target import Target
+from kubeapi.routes.writes import read_delete_options
+from kubeapi.stored import encode
 from kubeapi.tokens import MAX_LIFE_S, MIN_LIFE_S
 from proto.kit.clock import rfc3339
 
 DEFAULT_TOKEN_S = 3600
+SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 
 Json = dict[str, Any]
 
@@ -38,7 +42,10 @@ class Virtual:
             "LocalSubjectAccessReview": self._local_access,
         }
         status = answers[target.res.kind](target, spec)
-        metadata = {"creationTimestamp": None, **(sent.get("metadata") or {})}
+        metadata = sent.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            raise bad_request(f"metadata of a {target.res.kind} must be an object")
+        metadata = {"creationTimestamp": None, **metadata}
         out = {"kind": target.res.kind, "apiVersion": target.res.api_version, "metadata": metadata}
         if target.res.kind != "SelfSubjectReview":
             out["spec"] = spec
@@ -56,7 +63,7 @@ class Virtual:
             text = f"Invalid value: {lasting_s}: may not be less than {MIN_LIFE_S} (10 minutes) or more than {MAX_LIFE_S} (1 year)"
             raise invalid(target.res, target.name, [Cause(INVALID, "spec.expirationSeconds", text)])
         now = signer.now()
-        audiences = [str(a) for a in spec.get("audiences") or ()] or [signer.issuer]
+        audiences = _texts(spec, "audiences") or [signer.issuer]
         bound: Json = {
             "namespace": target.space,
             "serviceaccount": {"name": target.name, "uid": account["metadata"]["uid"]},
@@ -84,19 +91,27 @@ class Virtual:
 
     async def evict(self, target: Target, body: Any) -> Json:
         """Answer Eviction: delete the pod as its options say. Raises 400, 404, 409."""
-        sent = body if isinstance(body, dict) else {}
-        asked = sent.get("deleteOptions") or {}
-        conditions = asked.get("preconditions") or {}
-        opts = DeleteOptions(
-            propagation=str(asked.get("propagationPolicy") or ""),
-            grace_period_s=asked.get("gracePeriodSeconds"),
-            uid=str(conditions.get("uid") or ""),
-            resource_version=str(conditions.get("resourceVersion") or ""),
-            dry_run=bool(asked.get("dryRun")),
-            user=target.user,
-        )
+        asked = body.get("deleteOptions") or {} if isinstance(body, dict) else {}
+        if not isinstance(asked, dict):
+            raise bad_request("deleteOptions of an Eviction must be an object")
+        opts = read_delete_options(asked, target.user)
         await self._objects.delete(target.res, target.space, target.name, opts)
-        return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+        return dict(SUCCESS)
+
+    async def bind(self, target: Target, body: Any) -> Json:
+        """Answer Binding: put a pod on a node. Raises 400, 404, 409."""
+        node = (body.get("target") or {}).get("name") if isinstance(body, dict) else None
+        if not isinstance(node, str) or not node:
+            raise bad_request("target.name of a Binding must name the node")
+        held = self._objects.get(target.res, target.space, target.name)
+        if (held.get("spec") or {}).get("nodeName"):
+            raise conflict(
+                target.res, target.name, f"pod {target.name} is already assigned to node {held['spec']['nodeName']}"
+            )
+        change = {"metadata": {"resourceVersion": held["metadata"]["resourceVersion"]}, "spec": {"nodeName": node}}
+        opts = WriteOptions(field_manager="binding", user=target.user)
+        await self._objects.patch(target.res, target.space, target.name, encode(change), MERGE_PATCH, opts)
+        return dict(SUCCESS)
 
     def _now(self) -> datetime:
         return self._objects.clock.wall()
@@ -118,7 +133,7 @@ class Virtual:
         return {"name": found["metadata"]["name"], "uid": uid}
 
     def _token_review(self, _: Target, spec: Json) -> Json:
-        audiences = tuple(str(a) for a in spec.get("audiences") or ())
+        audiences = tuple(_texts(spec, "audiences"))
         try:
             user = self._access.authenticator.by_token(str(spec.get("token", "")), audiences)
         except ApiError as error:
@@ -132,7 +147,7 @@ class Virtual:
         return self._decide(target.res, target.user, spec)
 
     def _subject_access(self, target: Target, spec: Json) -> Json:
-        name, groups = str(spec.get("user") or ""), tuple(str(g) for g in spec.get("groups") or ())
+        name, groups = str(spec.get("user") or ""), tuple(_texts(spec, "groups"))
         if not name and not groups:
             cause = Cause(REQUIRED, "spec.user", "Required value: at least one of user or group must be specified")
             raise invalid(target.res, "", [cause])
@@ -208,7 +223,11 @@ def _token_spec(body: Any) -> Json:
         return {}
     if not isinstance(body, dict) or not isinstance(body.get("spec") or {}, dict):
         raise bad_request("the body must be a TokenRequest with an object as its spec")
-    spec = body.get("spec") or {}
-    if not isinstance(spec.get("audiences") or [], list):
-        raise bad_request("spec.audiences must be a list of strings")
-    return dict(spec)
+    return dict(body.get("spec") or {})
+
+
+def _texts(spec: Json, key: str) -> list[str]:
+    found = spec.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise bad_request(f"spec.{key} must be a list of strings")
+    return found

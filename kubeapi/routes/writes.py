@@ -3,7 +3,7 @@
 from typing import Any
 
 from kubeapi import patching
-from kubeapi.access import Access, Attributes
+from kubeapi.access import Access, Attributes, User
 from kubeapi.bodies import decode_json, duplicate_fields
 from kubeapi.errors import ApiError, bad_request, method_not_supported, unknown_resource
 from kubeapi.http import Request
@@ -143,24 +143,37 @@ def dry_run(values: list[str]) -> bool:
 
 def delete_options(target: Target, body: Any) -> DeleteOptions:
     """Read the options of a deletion out of its body and its query. Raises 400."""
-    sent = body if isinstance(body, dict) else {}
-    if body is not None and (not isinstance(body, dict) or sent.get("kind") not in (None, "", "DeleteOptions")):
-        raise bad_request("the body of a DELETE must be DeleteOptions")
     query = target.query
-    grace = query.number("gracePeriodSeconds")
-    conditions = sent.get("preconditions") or {}
-    orphan = sent.get("orphanDependents", True if query.flag("orphanDependents") else None)
-    propagation = str(sent.get("propagationPolicy") or query.text("propagationPolicy") or "")
+    if not isinstance(body or {}, dict) or (body or {}).get("kind") not in (None, "", "DeleteOptions"):
+        raise bad_request("the body of a DELETE must be DeleteOptions")
+    sent: Json = dict(body or {})
+    sent.setdefault("gracePeriodSeconds", query.number("gracePeriodSeconds"))
+    sent.setdefault("propagationPolicy", query.text("propagationPolicy"))
+    sent.setdefault("dryRun", query.all("dryRun"))
+    if query.text("orphanDependents"):
+        sent.setdefault("orphanDependents", query.flag("orphanDependents"))
+    return read_delete_options(sent, target.user)
+
+
+def read_delete_options(sent: Json, user: User) -> DeleteOptions:
+    """Return the options in a DeleteOptions object. Raises 400 naming the field."""
+    grace, conditions, dry = sent.get("gracePeriodSeconds"), sent.get("preconditions") or {}, sent.get("dryRun") or []
+    propagation, orphan = sent.get("propagationPolicy") or "", sent.get("orphanDependents")
+    if grace is not None and (not isinstance(grace, int) or isinstance(grace, bool) or grace < 0):
+        raise bad_request(f"gracePeriodSeconds must be a whole number of seconds, not {grace!r:.40}")
+    if not isinstance(conditions, dict):
+        raise bad_request("preconditions must be an object with uid and resourceVersion")
+    if not isinstance(dry, list) or not isinstance(propagation, str):
+        raise bad_request("dryRun must be a list and propagationPolicy a string")
     if orphan is not None and not propagation:
-        propagation = "Orphan" if orphan else "Background"
-    dry = sent.get("dryRun") or query.all("dryRun")
+        propagation = "Orphan" if orphan is True else "Background"
     return DeleteOptions(
         propagation=propagation,
-        grace_period_s=sent.get("gracePeriodSeconds", grace),
+        grace_period_s=grace,
         uid=str(conditions.get("uid") or ""),
         resource_version=str(conditions.get("resourceVersion") or ""),
-        dry_run=dry_run([str(d) for d in dry] if isinstance(dry, list) else [str(dry)]),
-        user=target.user,
+        dry_run=dry_run([str(value) for value in dry]),
+        user=user,
     )
 
 
