@@ -9,6 +9,7 @@ reports again when its last report is visible. One at a time: latency. Desired: 
 import argparse
 import asyncio
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,12 @@ from tests.kit.wait import eventually
 
 NODE = "gw-1"
 TICK_S = 0.01
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has used, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def open_loop(meters: list[Meter], sight: Sight, rate: float, seconds: float) -> dict[str, Any]:
@@ -119,8 +126,12 @@ async def measure(folder: Path, seconds: float, rate: float, devices: int) -> di
             result: dict[str, Any] = {"one_at_a_time": await one_at_a_time(meters[0], sight, 200)}
             result["desired_to_delta"] = await desired_latency(platform, meters[0], 100)
             result["closed_loop"] = await closed_loop(meters, sight, min(seconds, 15.0))
+            pids = {"cloudcore": platform.cloud.pid, "edgecore": edge.process.pid, "load": os.getpid()}
+            before = {name: cpu_s(pid) for name, pid in pids.items()}
             result["open_loop"] = await open_loop(meters, sight, rate, seconds)
             await edge.drained(60.0)
+            reports = result["open_loop"]["reports"]
+            result["cpu_us_per_report"] = {n: round((cpu_s(p) - before[n]) / reports * 1e6) for n, p in pids.items()}
             sent = sum(m.sent for m in meters)
             result["sent"], result["refused"] = sent, sum(m.refused for m in meters)
             result["rss_mb"] = {
