@@ -33,7 +33,7 @@ def register(metrics: Metrics, data_dir: Path, *, now: Callable[[], datetime], b
     )
     metrics.gauge(
         "skerry_cloud_status_busy",
-        "1 while devices report so much that each DeviceStatus is written at intervals",
+        "1 while devices report so much that statuses are taken at intervals",
         source=lambda: float(busy()),
     )
 

@@ -1,8 +1,9 @@
-"""How often one status may be written, by how much devices report.
+"""How often statuses are written, by how much devices report.
 
 A write to the API costs many times what a report costs, and a watcher cannot read faster than writes are made. Under
-light load every status is written at once; when devices report more than that, each object is written a few times a
-second with its newest state, and what was between is in history.
+light load every status is written at once. When devices report more than that, a node's statuses are written at once too,
+but its next ones are taken only after an interval, by when newer states have replaced older ones; what was between is in
+history.
 """
 
 from proto.kit.clock import Clock
@@ -12,7 +13,7 @@ EASY_RATIO = 0.6  # load must fall this far below the threshold before every sta
 
 
 class Pace:
-    """Counts reports; ``interval_s`` is the least time between two writes of one object, 0 while load is light."""
+    """Counts reports; ``interval_s`` is the least time between two batches of one node, 0 while load is light."""
 
     def __init__(self, clock: Clock, *, busy_reports_per_s: float, busy_interval_s: float) -> None:
         self._clock = clock

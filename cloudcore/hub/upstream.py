@@ -26,6 +26,7 @@ from proto.link.replica import NotSynced, StateChange
 from proto.names import parse_key
 
 DIGEST_BYTES = 16
+MAX_RESTING = 8  # the link works for a bounded number of nodes at once; with many nodes that is pace enough
 ATTEMPTS = 3  # the object may be replaced under our hands once, and once more by its controller
 log = Logger("upstream")
 
@@ -79,12 +80,10 @@ class Upstream:
             busy_reports_per_s=options.busy_reports_per_s,
             busy_interval_s=options.busy_interval_s,
         )
+        self._clock = cluster.clock
+        self._resting = 0
         self._writes: CoalescedWrites[_Write] = CoalescedWrites(
-            self._write,
-            workers=options.status_writers,
-            clock=cluster.clock,
-            rng=cluster.rng,
-            interval_s=self.pace.interval_s,
+            self._write, workers=options.status_writers, clock=cluster.clock, rng=cluster.rng
         )
         self._dropped = metrics.counter(
             "skerry_cloud_status_dropped_total", "Statuses from edges that were not applied, by reason", ("reason",)
@@ -115,6 +114,7 @@ class Upstream:
 
     async def apply(self, node: str, changes: Sequence[StateChange]) -> None:
         """Return once each status is written or dropped and counted. Raises Retryable."""
+        began_s = self._clock.now_s()
         if not self._scope.synced:
             raise NotSynced("the first list of the API server is not complete yet")
         waiting = []
@@ -128,6 +128,18 @@ class Upstream:
         await asyncio.wait(waiting)
         for future in waiting:
             future.result()
+        await self._rest(began_s)
+
+    async def _rest(self, began_s: float) -> None:
+        """While busy, let the node's next states pile up and replace each other before they are asked for."""
+        left_s = self.pace.interval_s() - (self._clock.now_s() - began_s)
+        if left_s <= 0 or self._resting >= MAX_RESTING:
+            return
+        self._resting += 1
+        try:
+            await self._clock.sleep(left_s)
+        finally:
+            self._resting -= 1
 
     def _accept(self, node: str, change: StateChange) -> _Write | None:
         if change.body is None:  # the owner reference takes the object away

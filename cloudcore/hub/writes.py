@@ -1,7 +1,6 @@
 """Writes that coalesce by key: the newest body of each key, a bounded number in flight, one key never in two hands."""
 
 import asyncio
-import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -13,8 +12,6 @@ from proto.kit.errors import Retryable
 from proto.kit.log import Logger
 
 B = TypeVar("B")
-HELD_TICK_S = 0.02  # how late a held-back write may be
-MAX_REMEMBERED = 20_000  # write times kept; a forgotten one costs one early write
 log = Logger("writes")
 
 
@@ -25,32 +22,17 @@ class _Entry(Generic[B]):
 
 
 class CoalescedWrites(Generic[B]):
-    """``put`` a body; a future resolves when it, or a newer one of its key, is written.
+    """``put`` a body; a future resolves when it, or a newer one of its key, is written."""
 
-    ``interval_s`` gives the least time between two writes of one key, asked at each.
-    """
-
-    def __init__(
-        self,
-        write: Callable[[str, B], Awaitable[None]],
-        *,
-        workers: int,
-        clock: Clock,
-        rng: Rng,
-        interval_s: Callable[[], float] = lambda: 0.0,
-    ) -> None:
+    def __init__(self, write: Callable[[str, B], Awaitable[None]], *, workers: int, clock: Clock, rng: Rng) -> None:
         self._write = write
         self._workers = workers
         self._clock = clock
-        self._interval_s = interval_s
         self._backoff = Backoff(base_s=0.1, cap_s=5.0, rng=rng)
         self._waiting: dict[str, _Entry[B]] = {}
         self._ready: deque[str] = deque()
-        self._held: list[tuple[float, str]] = []
-        self._written_s: dict[str, float] = {}
         self._busy: set[str] = set()
         self._wake = asyncio.Semaphore(0)
-        self._holding = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._busy)
@@ -71,32 +53,12 @@ class CoalescedWrites(Generic[B]):
     async def run(self) -> None:
         """Write for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._release())
             for _ in range(self._workers):
                 group.create_task(self._work())
 
     def _offer(self, key: str) -> None:
-        interval_s = self._interval_s()
-        if interval_s:
-            due_s = self._written_s.get(key, 0.0) + interval_s
-            if due_s > self._clock.now_s():
-                heapq.heappush(self._held, (due_s, key))
-                self._holding.set()
-                return
         self._ready.append(key)
         self._wake.release()
-
-    async def _release(self) -> None:
-        while True:
-            await self._holding.wait()
-            now_s = self._clock.now_s()
-            while self._held and self._held[0][0] <= now_s:
-                self._ready.append(heapq.heappop(self._held)[1])
-                self._wake.release()
-            if self._held:
-                await self._clock.sleep(HELD_TICK_S)
-            else:
-                self._holding.clear()
 
     async def _work(self) -> None:
         while True:
@@ -116,15 +78,9 @@ class CoalescedWrites(Generic[B]):
                 error = failure
             finally:
                 self._busy.discard(key)
-            self._remember(key)
             if key in self._waiting:
                 self._offer(key)
             _settle(entry.waiters, error)
-
-    def _remember(self, key: str) -> None:
-        if len(self._written_s) >= MAX_REMEMBERED:
-            self._written_s.clear()
-        self._written_s[key] = self._clock.now_s()
 
 
 def _settle(waiters: "list[asyncio.Future[None]]", error: Exception | None) -> None:

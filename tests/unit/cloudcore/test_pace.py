@@ -64,22 +64,6 @@ async def test_only_the_newest_body_of_a_key_is_written_and_all_its_waiters_wake
     assert len(written) <= 2
 
 
-async def test_a_held_back_key_is_written_after_its_interval_with_its_newest_body() -> None:
-    written: list[int] = []
-
-    async def write(_key: str, body: int) -> None:
-        written.append(body)
-
-    writes = CoalescedWrites(write, workers=1, clock=SystemClock(), rng=Rng(1), interval_s=lambda: 0.05)
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(writes.run())
-        await writes.put("a", 1)
-        await asyncio.gather(writes.put("a", 2), writes.put("a", 3))
-        task.cancel()
-
-    assert written == [1, 3]
-
-
 async def test_a_write_that_fails_is_told_to_its_waiters_and_the_key_goes_on() -> None:
     calls: list[int] = []
 
