@@ -21,7 +21,9 @@ def to_view(obj: dict[str, Any]) -> dict[str, Any]:
     for core, new in RENAMED:
         if core in out:
             out[new] = out.pop(core)
-    out.setdefault("eventTime", None)  # required there, absent in events of the older form
+    if not out.get("eventTime"):  # required there, absent in events of the older form
+        times = (obj.get("lastTimestamp"), obj.get("firstTimestamp"), obj["metadata"].get("creationTimestamp"))
+        out["eventTime"] = next(filter(None, times), None)
     return out
 
 

@@ -239,9 +239,11 @@ class Database:
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")
+            # a full disk makes SQLite roll the whole group back; what follows from that is not what people should read
+            full = next((job.error for job in group if isinstance(job.error, StorageFull)), None)
             for job in reversed(group):
                 if job.error is None:
-                    job.error = _translate(error, self.path)
+                    job.error = full or _translate(error, self.path)
                 if job.tx is not None:
                     job.tx.undo()
         self.commits += 1

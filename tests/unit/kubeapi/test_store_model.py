@@ -14,9 +14,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kubeapi.errors import ApiError
 from kubeapi.store import Limits
 from kubeapi.stored import Event
 from proto.kit.database import Tx, connect
+from proto.kit.errors import StorageFull
 from tests.unit.kubeapi.api import CM, Api
 
 Json = dict[str, Any]
@@ -131,6 +133,62 @@ def test_transactions_of_one_group_commit_in_order_or_not_at_all(plan: list[Step
             await api.close()
 
     asyncio.run(scenario())
+
+
+async def resumed(plan: list[Step]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        limits = Limits(rows=4, batch=2)
+        api = await Api.open(Path(folder), limits=limits)
+        known: dict[int, dict[str, str]] = {api.store.revision: {}}
+        for step in plan:
+            if step[0] == "restart":
+                api = await api.reopen(limits)
+            else:
+                with contextlib.suppress(Stop):
+                    await api.db.tx(partial(write, api, step))
+            known[api.store.revision] = {o["metadata"]["name"]: o["data"]["v"] for o in api.store.list(CM, None)}
+        final = known[api.store.revision]
+        for revision, state in known.items():
+            try:
+                watch = api.store.watch(CM, None, revision or None)
+            except ApiError:
+                assert revision < api.store._history.compacted
+                continue
+            assert revision >= api.store._history.compacted
+            assert replayed(dict(state), drained(watch)) == final
+        await api.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps)
+def test_a_watch_from_any_revision_is_complete_or_410(plan: list[Step]) -> None:  # API-4
+    asyncio.run(resumed(plan))
+
+
+async def test_a_full_disk_refuses_writes_and_lets_them_through_again(tmp_path: Path) -> None:  # API-3
+    api = await Api.open(tmp_path)
+    made = await api.create(CM, obj("a", 1))
+    pages = await api.db.tx(lambda tx: tx.execute("PRAGMA page_count").fetchone()[0])
+    await api.db.tx(lambda tx: tx.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+    watch = api.store.watch(CM, None, api.store.revision)
+
+    results = await asyncio.gather(
+        *(api.create(CM, {"metadata": {"name": f"big{i}"}, "data": {"v": "x" * 5000}}) for i in range(20)),
+        return_exceptions=True,
+    )
+    refused = [r for r in results if isinstance(r, StorageFull)]
+    stored = [r for r in results if isinstance(r, dict)]
+    assert refused
+    assert len(refused) + len(stored) == 20
+    assert api.names(CM) == sorted(["a", *(o["metadata"]["name"] for o in stored)])
+    assert len(drained(watch)) == len(stored)
+    assert api.objects.get(CM, "default", "a") == made
+
+    await api.db.tx(lambda tx: tx.execute("PRAGMA max_page_count = 100000").fetchone())
+    await api.create(CM, obj("b", 2))
+    api = await api.reopen()
+    assert "b" in api.names(CM)
+    await api.close()
 
 
 CHILD = """
