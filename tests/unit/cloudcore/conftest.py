@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import cloudcore.tables  # noqa: F401  tables register themselves on import
 from cloudcore.sql import Sql
 from tests.kit.postgres import Postgres, postgres
 
