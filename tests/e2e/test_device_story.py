@@ -72,11 +72,7 @@ async def test_nothing_is_lost_over_a_cut_with_changes_on_both_sides(platform: P
     edge.mend()
 
     async def converged() -> bool:
-        explained = msgspec.json.decode(
-            await command("edgecore", "device", "explain", "kiln", "--data-dir", str(edge.data_dir), "-o", "json")
-        )
-        desired = {row["name"]: row["desired"] for row in explained["properties"]}
-        return await reported(platform, "temperature") == "719" and desired["target"] == "940"
+        return await reported(platform, "temperature") == "719" and edge.desired("kiln", "target") == "940"
 
     await eventually(converged, 20)
     await edge.drained()
@@ -108,8 +104,13 @@ async def test_the_host_is_a_device_and_its_label_is_shown_in_status(platform: P
         return (await edge.status()).get("label") == "boiler-room"
 
     await eventually(labelled, 20)
-    status = await platform.kube.get(f"{DEVICES}/namespaces/default/devicestatuses/gateway")
-    assert status["kind"] == "DeviceStatus"
+
+    async def arrived() -> bool:
+        status = await platform.kube.find(f"{DEVICES}/namespaces/default/devicestatuses/gateway") or {}
+        twins = {twin["propertyName"]: twin for twin in status.get("status", {}).get("twins", [])}
+        return bool(float(twins.get("memoryUsedPercent", {}).get("reported", {}).get("value", "0")) > 0)
+
+    await eventually(arrived)
 
 
 async def _has_devices(edge: Edge, count: int) -> bool:

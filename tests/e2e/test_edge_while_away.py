@@ -1,45 +1,29 @@
 """What changes in the cloud while a node is away is right after it is back, and nothing more than that arrives."""
 
-from typing import Any
-
 import aiomqtt
 import msgspec
 
+from edgecore import kinds
 from tests.kit.devices import MODEL, oven, report
 from tests.kit.kube import DEVICES
-from tests.kit.platform import Edge, Platform, command
+from tests.kit.platform import Edge, Platform
 from tests.kit.wait import eventually
 
 SPACE = f"{DEVICES}/namespaces/default"
 
 
-async def names(edge: Edge) -> list[str]:
-    """The devices that the edge has on disk."""
-    text = await command("edgecore", "device", "list", "--data-dir", str(edge.data_dir), "-o", "json")
-    return [item["name"] for item in msgspec.json.decode(text)["items"]]
-
-
-async def explained(edge: Edge, name: str = "kiln") -> dict[str, Any]:
-    text = await command("edgecore", "device", "explain", name, "--data-dir", str(edge.data_dir), "-o", "json")
-    found: dict[str, Any] = msgspec.json.decode(text)
-    return found
-
-
-async def value(edge: Edge, name: str, half: str) -> Any:
-    return next(row[half] for row in (await explained(edge))["properties"] if row["name"] == name)
+def has(edge: Edge, *wanted: str) -> bool:
+    """Whether the edge holds exactly these devices."""
+    return [each["metadata"]["name"] for each in edge.objects(kinds.DEVICE)] == list(wanted)
 
 
 async def away(platform: Platform) -> Edge:
     """An edge with one oven, whose link has just been cut."""
     edge = await platform.add_edge("gw-1")
     await platform.kube.apply(MODEL, oven())
-    await eventually(lambda: _has(edge, ["kiln"]))
+    await eventually(lambda: has(edge, "kiln"))
     edge.cut()
     return edge
-
-
-async def _has(edge: Edge, wanted: list[str]) -> bool:
-    return await names(edge) == wanted
 
 
 async def test_devices_created_and_deleted_meanwhile_are_there_and_gone(platform: Platform) -> None:
@@ -48,7 +32,7 @@ async def test_devices_created_and_deleted_meanwhile_are_there_and_gone(platform
     await platform.kube.delete(f"{SPACE}/devices/kiln")
     edge.mend()
 
-    await eventually(lambda: _has(edge, ["oven"]))
+    await eventually(lambda: has(edge, "oven"))
 
 
 async def test_a_device_made_again_meanwhile_inherits_nothing(platform: Platform) -> None:
@@ -58,8 +42,8 @@ async def test_a_device_made_again_meanwhile_inherits_nothing(platform: Platform
     await platform.kube.apply(oven(target="500"))
     edge.mend()
 
-    async def fresh() -> bool:
-        return await value(edge, "target", "desired") == "500" and await value(edge, "temperature", "reported") is None
+    def fresh() -> bool:
+        return edge.desired("kiln", "target") == "500" and edge.reported("kiln", "temperature") is None
 
     await eventually(fresh)
     await edge.drained()
@@ -84,7 +68,7 @@ async def test_many_desired_changes_meanwhile_arrive_as_one(platform: Platform) 
 async def test_a_restart_of_the_cloud_needs_nobody(platform: Platform) -> None:
     edge = await platform.add_edge("gw-1")
     await platform.kube.apply(MODEL, oven())
-    await eventually(lambda: _has(edge, ["kiln"]))
+    await eventually(lambda: has(edge, "kiln"))
     await platform.kill_cloud()
     await report(edge.mqtt_port, temperature="1")
     await platform.start_cloud()

@@ -14,7 +14,9 @@ from typing import Any, Self
 
 import msgspec
 
-from edgecore import admin
+from edgecore import admin, kinds, offline
+from edgecore.data_dir import DataDir
+from kubeapi.resources import Resource
 from tests.kit.kube import Kube
 from tests.kit.process import Daemon, free_port
 from tests.kit.relay import Relay
@@ -104,6 +106,26 @@ class Edge:
         """What the daemon says about itself; empty when it does not answer."""
         raw = await asyncio.to_thread(admin.fetch, "127.0.0.1", self.api_port, "/status")
         return msgspec.json.decode(raw) if raw else {}
+
+    def objects(self, resource: Resource) -> list[dict[str, Any]]:
+        """The objects of one kind that are on this edge's disk now."""
+        return offline.objects(DataDir(self.data_dir), resource)
+
+    def desired(self, device: str, name: str) -> str | None:
+        """What the edge's own Device wants of one property; None without one."""
+        for each in self.objects(kinds.DEVICE):
+            if each["metadata"]["name"] == device:
+                entries = {entry["name"]: entry for entry in each["spec"]["properties"]}
+                return (entries.get(name, {}).get("desired") or {}).get("value")
+        return None
+
+    def reported(self, device: str, name: str) -> str | None:
+        """What the edge's own DeviceStatus says of one property; None when it was not reported."""
+        for each in self.objects(kinds.DEVICE_STATUS):
+            if each["metadata"]["name"] == device:
+                twins = {twin["propertyName"]: twin for twin in each.get("status", {}).get("twins", [])}
+                return (twins.get(name, {}).get("reported") or {}).get("value")
+        return None
 
     async def metrics(self) -> str:
         raw = await asyncio.to_thread(admin.fetch, "127.0.0.1", self.api_port, "/metrics")
