@@ -79,9 +79,16 @@ class App:
                 try:
                     await self._start(stack)
                     self._announce()
-                    await self.supervisor.run_until_signal()
+                    return await self._until_signal()
                 finally:
                     await self.supervisor.close()  # before what its tasks speak to
+
+    async def _until_signal(self) -> int:
+        try:
+            await self.supervisor.run_until_signal()
+        except Exception:
+            log.exception("cloudcore stops: a part of it failed")
+            return 1
         return 0
 
     def _announce(self) -> None:

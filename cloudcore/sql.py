@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlmodel import SQLModel
 
+from proto.kit.database import DatabaseDamaged
 from proto.kit.errors import Retryable, UsageError
 
 T = TypeVar("T")
@@ -55,6 +56,19 @@ def make_engine(url: str) -> Engine:
     return engine
 
 
+def _check(engine: Engine) -> None:
+    """Raise DatabaseDamaged when SQLite's ``quick_check`` is not ``ok``."""
+    with engine.connect() as connection:
+        verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    if verdict != "ok":
+        engine.dispose()
+        raise DatabaseDamaged(_damaged(engine, str(verdict)))
+
+
+def _damaged(engine: Engine, text: str) -> str:
+    return f"database {engine.url.database} is damaged ({text}); keep the file and restore a backup"
+
+
 class _Job:
     __slots__ = ("error", "fn", "future", "loop", "result")
 
@@ -86,12 +100,18 @@ class Sql:
 
     @classmethod
     def open(cls, url: str) -> "Sql":
-        """Connect and create missing tables. Raises UsageError, SqlUnavailable."""
+        """Connect, check a SQLite file, create missing tables. Raises UsageError, SqlUnavailable, DatabaseDamaged."""
         engine = make_engine(url)
         try:
+            if engine.dialect.name == "sqlite":
+                _check(engine)
             SQLModel.metadata.create_all(engine)
-        except OperationalError as error:
-            raise SqlUnavailable(f"database {engine.url!r}: {error.orig}") from error
+        except DBAPIError as error:
+            engine.dispose()
+            text = str(error.orig).strip().splitlines()[0]
+            if "malformed" in text or "not a database" in text:
+                raise DatabaseDamaged(_damaged(engine, text)) from error
+            raise SqlUnavailable(f"database {engine.url!r}: {text}") from error
         return cls(engine)
 
     async def tx(self, fn: Callable[[Connection], T]) -> T:
