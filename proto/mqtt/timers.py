@@ -4,6 +4,8 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 
+MIN_SWEEP = 1024  # below, cancelled timers are not worth looking for
+
 
 class Timer:
     """A pending call; ``cancel`` lets go of what it would have called."""
@@ -24,11 +26,23 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._numbers = count()
+        self._sweep_at = MIN_SWEEP
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def at(self, due_s: float, fn: Callable[[], None]) -> Timer:
+        if len(self._heap) >= self._sweep_at:
+            self._sweep()
         timer = Timer(due_s, fn)
         heapq.heappush(self._heap, (due_s, next(self._numbers), timer))
         return timer
+
+    def _sweep(self) -> None:
+        """Forget the cancelled ones, so that a client that reconnects all day costs nothing."""
+        self._heap = [item for item in self._heap if item[2].fn is not None]
+        heapq.heapify(self._heap)
+        self._sweep_at = max(MIN_SWEEP, 2 * len(self._heap))
 
     def run(self, now_s: float) -> None:
         """Call everything that is due."""

@@ -31,7 +31,7 @@ class Mosquitto:
 
     async def start(self) -> None:
         log = (self.directory / "mosquitto.log").open("ab")
-        self.process = subprocess.Popen([BINARY, "-c", str(self.config)], stdout=log, stderr=log)
+        self.process = subprocess.Popen([BINARY, "-c", str(self.config)], stdout=log, stderr=log)  # noqa: ASYNC220
         log.close()
         async with asyncio.timeout(START_TIMEOUT_S):
             while True:
