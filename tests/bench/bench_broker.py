@@ -23,7 +23,6 @@ from typing import Any, cast
 
 import uvloop
 
-from proto.mqtt import properties as p
 from proto.mqtt.packets import Ack, Connack, Connect, Packet, Publish, Suback, Subscribe, Subscription, encode
 from proto.mqtt.reader import Reader
 from proto.mqtt.topics import TopicNames
@@ -171,7 +170,9 @@ def measure(name: str, publishers: int, seconds: float) -> dict[str, Any]:
         with running(broker_argv(name, port, Path(tmp)), port) as process:
             before = cpu_s(process.pid)
             argv = [sys.executable, __file__, "load", str(port), str(publishers), str(seconds)]
-            done = subprocess.run(argv, cwd=ROOT, capture_output=True, timeout=seconds + 60, check=True, env=environment())
+            done = subprocess.run(
+                argv, cwd=ROOT, capture_output=True, timeout=seconds + 60, check=True, env=environment()
+            )
             result: dict[str, Any] = json.loads(done.stdout)
             spent = cpu_s(process.pid) - before
     result["broker_cpu_us"] = round(spent / max(1, result["received"]) * 1e6, 1)
@@ -209,7 +210,13 @@ def bench_idle(count: int) -> dict[str, Any]:
 
 
 def bench(names: list[str], seconds: float) -> dict[str, Any]:
-    report: dict[str, Any] = {"bench": "broker", "seconds": seconds, "window": WINDOW, "payload_bytes": len(PAYLOAD), "rows": []}
+    report: dict[str, Any] = {
+        "bench": "broker",
+        "seconds": seconds,
+        "window": WINDOW,
+        "payload_bytes": len(PAYLOAD),
+        "rows": [],
+    }
     print(f"{'publishers':>10} {'broker':>10} {'msg/s':>9} {'CPU us':>7} {'ratio':>6} {'goal':>5}")
     for publishers, goal in GOALS.items():
         base = 0
@@ -219,7 +226,9 @@ def bench(names: list[str], seconds: float) -> dict[str, Any]:
             row["ratio"] = round(row["per_s"] / base, 3)
             row["goal"] = goal if name == "skerry" else None
             report["rows"].append(row)
-            print(f"{publishers:>10} {name:>10} {row['per_s']:>9} {row['broker_cpu_us']:>7} {row['ratio']:>6} {row['goal'] or '':>5}")
+            print(
+                f"{publishers:>10} {name:>10} {row['per_s']:>9} {row['broker_cpu_us']:>7} {row['ratio']:>6} {row['goal'] or '':>5}"
+            )
     return report
 
 

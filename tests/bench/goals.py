@@ -1,0 +1,62 @@
+"""What is measured and what it should be: data. A measure without a limit is printed, not judged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Step = str | Mapping[str, Any]  # a key, or what the wanted row of a list says
+Path = tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One figure in a bench's result, and its limit."""
+
+    bench: str
+    measure: str
+    path: Path
+    unit: str = ""
+    op: Literal[">=", "<=", ""] = ""
+    limit: float = 0.0
+
+
+def row(publishers: int, broker: str, field: str) -> Path:
+    return ("rows", {"publishers": publishers, "broker": broker}, field)
+
+
+GOALS = (
+    Goal("reports", "reports, device to cloud", ("open_loop", "reports_per_s"), "/s", ">=", 2000),
+    Goal("reports", "  oldest state at the watch", ("open_loop", "watch_worst_s"), "s", "<=", 1),
+    Goal("reports", "  missing in the history", ("history_count", "missing_in_sampled_devices"), "", "<=", 0),
+    Goal("reports", "  refused", ("refused",), "", "<=", 0),
+    Goal("reports", "closed loop", ("closed_loop", "reports_per_s"), "/s", ">=", 400),
+    Goal("reports", "one report at a time, p50", ("one_at_a_time", "p50_ms"), "ms", "<=", 10),
+    Goal("reports", "  p99", ("one_at_a_time", "p99_ms"), "ms"),
+    Goal("reports", "desired value to MQTT delta, p50", ("desired_to_delta", "p50_ms"), "ms", "<=", 10),
+    Goal("reports", "  p99", ("desired_to_delta", "p99_ms"), "ms"),
+    Goal("broker", "broker, 1 publisher, of Mosquitto", row(1, "skerry", "ratio"), "", ">=", 0.2),
+    Goal("broker", "  messages", row(1, "skerry", "per_s"), "/s"),
+    Goal("broker", "  amqtt, of Mosquitto", row(1, "amqtt", "ratio")),
+    Goal("broker", "broker, 50 publishers, of Mosquitto", row(50, "skerry", "ratio"), "", ">=", 0.5),
+    Goal("broker", "  messages", row(50, "skerry", "per_s"), "/s"),
+    Goal("broker", "  amqtt, of Mosquitto", row(50, "amqtt", "ratio")),
+    Goal("idle", "idle connection, plain", ("plain_kb",), "KB", "<=", 10),
+    Goal("idle", "idle connection, TLS", ("tls_kb",), "KB", "<=", 60),
+    Goal("footprint", "reconnect after the link returns, p50", ("reconnect", "p50_s"), "s", "<=", 2),
+    Goal("footprint", "  p99", ("reconnect", "p99_s"), "s"),
+    Goal("storm", "edges after a cloud restart", ("edges",)),
+    Goal("storm", "  all synced", ("synced_s",), "s", "<=", 60),
+    Goal("storm", "  cloud memory, of steady", ("ratio",), "x", "<=", 2),
+    Goal("storm", "  cloud memory, steady", ("rss_steady_mb",), "MB"),
+    Goal("drain", "offline reports, drained with the reconnect", ("drained_per_s",), "/s"),
+    Goal("drain", "  missing in the history", ("history_count", "missing_in_sampled_devices"), "", "<=", 0),
+    Goal("footprint", "edgecore, idle", ("edgecore_idle_rss_mb",), "MB", "<=", 52),
+    Goal("footprint", "edgecore, 1,000 devices", ("edgecore_1000_devices_rss_mb",), "MB", "<=", 90),
+    Goal("footprint", "cloudcore, all embedded", ("cloudcore_rss_mb",), "MB", "<=", 120),
+    Goal("footprint", "cloudcore, start to ready", ("cloudcore_start_s",), "s", "<=", 2),
+    Goal("footprint", "edgecore, start to ready", ("edgecore_start_s",), "s", "<=", 2),
+    Goal("footprint", "idle node, bytes up an hour", ("idle_traffic", "up_bytes_per_hour"), "B"),
+    Goal("footprint", "idle node, bytes down an hour", ("idle_traffic", "down_bytes_per_hour"), "B"),
+    Goal("twin", "twin, CPU of a report, 100 together", ("100 together", "cpu_us_per_report"), "us"),
+    Goal("twin", "  one at a time, p50", ("one at a time", "p50_ms"), "ms"),
+)
