@@ -4,6 +4,7 @@ Each command is imported when it is called, so that ``--help`` and the offline o
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,10 +20,10 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a person sees one sentence, never a traceback."""
-    args = parser().parse_args(argv)
-    command = import_module(f"edgecore.commands.{args.module}")
     try:
-        code: int = command.run(args)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        args = parser().parse_args(argv)
+        code: int = import_module(f"edgecore.commands.{args.module}").run(args)
     except UsageError as error:
         return _fail(error, EXIT_USAGE)
     except SkerryError as error:
