@@ -1,6 +1,7 @@
 """Who may speak to devices' broker: passwords and an ACL off loopback, or an external Mosquitto by URL."""
 
 import asyncio
+import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
+from cloudcore.certs import Authority
+from proto.kit.clock import SystemClock
 from tests.e2e.conftest import LoneEdge
 from tests.e2e.test_edge_alone_keeps_devices import ask, seed
 from tests.kit.devices import oven, report_body
@@ -56,6 +59,24 @@ async def test_a_device_has_its_own_topics_only(guarded: LoneEdge) -> None:
     async with aiomqtt.Client(*where, username="kiln", password="secret") as kiln:
         found = await ask(kiln, "get", {"event_id": "2"})
     assert found["twin"]["temperature"]["actual"]["value"] == "42"
+
+
+async def test_a_device_certificate_is_its_name(seeded: LoneEdge, tmp_path: Path) -> None:
+    authority = Authority.open_or_create(tmp_path / "device-ca", SystemClock())
+    server, kiln = authority.server_certificate(), authority.client_certificate("kiln", "kiln", ())
+    keys = {"tls_cert": server.cert, "tls_key": server.key, "tls_ca": authority.ca_file, "host": "0.0.0.0"}
+    seeded.daemon.argv += [word for key, value in keys.items() for word in ("--set", f"device_broker.{key}={value}")]
+    await seeded.daemon.start()
+    assert seeded.daemon.addresses["mqtt"] == f"mqtts://0.0.0.0:{seeded.mqtt_port}"
+    trust = ssl.create_default_context(cafile=str(authority.ca_file))
+
+    with pytest.raises(aiomqtt.MqttError):
+        async with aiomqtt.Client("127.0.0.1", seeded.mqtt_port, tls_context=trust):
+            pass
+    trust.load_cert_chain(kiln.cert, kiln.key)
+    async with aiomqtt.Client("127.0.0.1", seeded.mqtt_port, tls_context=trust) as client:
+        answer = await ask(client, "update", {"event_id": "1", "twin": {"temperature": {"actual": {"value": "42"}}}})
+    assert answer["event_id"] == "1"
 
 
 @pytest.fixture
