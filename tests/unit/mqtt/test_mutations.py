@@ -31,7 +31,9 @@ async def feed(broker: MqttBroker, seed: int, count: int) -> None:
 
 
 async def test_spoiled_packets_neither_crash_the_broker_nor_grow_it() -> None:
-    settings = BrokerSettings(connects_per_s=0, queue_bytes=65_536, total_queue_bytes=4_194_304, retained_messages=100)
+    settings = BrokerSettings(
+        connects_per_s=0, max_sessions=200, queue_bytes=65_536, total_queue_bytes=4_194_304, retained_messages=100
+    )
     broker = MqttBroker(settings)
     await feed(broker, 1, COUNT // 4)
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
