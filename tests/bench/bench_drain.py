@@ -45,6 +45,8 @@ async def measure(folder: Path, reports: int) -> dict[str, Any]:
         edge.cut()
         await eventually(lambda: disconnected(edge), 30.0)
         taken_per_s = await asyncio.wait_for(collect(meters, reports), 300.0)
+        waiting = (await edge.status())["link"]["pending_messages"]
+        assert waiting >= reports, f"only {waiting} of {reports} reports wait: the link was not cut"
         began_s = time.monotonic()
         edge.mend()
         await edge.drained(300.0)
