@@ -110,16 +110,23 @@ class Run:
     def watched(self, case: Case) -> None:
         """Run a command that waits, do what the case says meanwhile, and read what it then printed."""
         out = self.directory / "watched"
+        before = self.watches()
         running = self.kubectl.start(self.fill(case.run), out)
         try:
             if "-w" in case.run.split():
                 until(lambda: "settings" in out.read_text())
+            until(lambda: self.watches() > before)  # only now does it see what is done meanwhile
             for command in case.during:
                 self.must(self.fill(command))
             until(lambda: re.search(self.fill(case.out), out.read_text(), PATTERN_FLAGS))
         finally:
             running.kill()
             running.wait()
+
+    def watches(self) -> float:
+        """Return how many watches the API has opened so far."""
+        asked = self.api.metrics.counter("skerry_kube_requests_total", "", ("verb", "resource", "code"))
+        return sum(count for (verb, *_), count in list(asked.values.items()) if verb == "watch")
 
     def check(self, case: Case) -> None:
         for command, wanted in case.then:
