@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS node_status (
   id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL, core BLOB NOT NULL, body BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS node_registered (
-  id INTEGER PRIMARY KEY CHECK (id = 1), digest BLOB NOT NULL, epoch INTEGER NOT NULL
+  id INTEGER PRIMARY KEY CHECK (id = 1), digest BLOB NOT NULL
 );
 """
 MEMORY_STEP_BYTES = 1 << 20  # capacity is rounded down, so that a kernel's rounding is no change
@@ -207,7 +207,7 @@ class NodeStatus:
             return False
 
         def write(tx: Tx) -> None:
-            tx.execute("INSERT OR REPLACE INTO node_registered (id, digest, epoch) VALUES (1, ?, 0)", (mark,))
+            tx.execute("INSERT OR REPLACE INTO node_registered (id, digest) VALUES (1, ?)", (mark,))
             self._outbox.put_message(tx, "register", canonical.encode(node))
 
         await self._db.tx(write)

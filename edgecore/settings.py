@@ -125,11 +125,6 @@ def load(
     return found
 
 
-def labels_of(settings: Settings) -> dict[str, str]:
-    """The Node's labels, from ``key=value`` strings."""
-    return dict(text.split("=", 1) for text in settings.node_options.labels)
-
-
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is this machine alone."""
     return host in LOOPBACK or host.startswith("127.")

@@ -22,7 +22,7 @@ from tests.kit.wait import eventually
 
 START_S = 2.0
 IDLE_BYTES, THOUSAND_BYTES = 52 << 20, 90 << 20
-DOCS = Path(__file__).parents[2] / "docs" / "edgecore.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference.md"
 FORBIDDEN = ("cryptography", "pydantic_core", "sqlalchemy", "grpc", "aiohttp", "kubernetes", "amqtt", "httpx")
 
 
