@@ -1,10 +1,7 @@
 """The cloud's SQL database (SQLite or PostgreSQL): one writer thread, group commit, SQLModel for the tables."""
 
 import asyncio
-import contextlib
 import os
-import queue
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +13,7 @@ from sqlmodel import SQLModel
 
 from proto.kit.database import DatabaseDamaged
 from proto.kit.errors import Retryable, UsageError
+from proto.kit.groupcommit import GroupCommitter, Job
 
 T = TypeVar("T")
 MAX_GROUP = 512  # transactions per commit: bounds the pause that one commit can cause
@@ -69,34 +67,12 @@ def _damaged(engine: Engine, text: str) -> str:
     return f"database {engine.url.database} is damaged ({text}); keep the file and restore a backup"
 
 
-class _Job:
-    __slots__ = ("error", "fn", "future", "loop", "result")
-
-    def __init__(self, fn: Callable[[Connection], Any], loop: asyncio.AbstractEventLoop) -> None:
-        self.fn = fn
-        self.loop = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def settle(self) -> None:
-        if self.future.done():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
-
-
 class Sql:
     """One writer of the cloud's database. Tables are SQLModel classes imported before ``open``."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="sql", daemon=True)
-        self._thread.start()
+        self._committer = GroupCommitter("sql", self._commit, max_group=MAX_GROUP)
 
     @classmethod
     def open(cls, url: str) -> "Sql":
@@ -116,11 +92,9 @@ class Sql:
 
     async def tx(self, fn: Callable[[Connection], T]) -> T:
         """Run ``fn`` in the writer thread; durable on return. A function that raises rolls back alone."""
-        if self._closed:
+        if self._committer.closed:
             raise SqlUnavailable("the database is closed")
-        job = _Job(fn, asyncio.get_running_loop())
-        self._queue.put(job)
-        result: T = await job.future
+        result: T = await self._committer.put(fn)
         return result
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
@@ -137,36 +111,12 @@ class Sql:
 
     async def close(self) -> None:
         """Commit what is queued, then close. Safe to call twice."""
-        if self._closed:
+        if self._committer.closed:
             return
-        self._closed = True
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._committer.close()
         self.engine.dispose()
 
-    def _run(self) -> None:
-        stop = False
-        while not stop:
-            job = self._queue.get()
-            if job is None:
-                return
-            group = [job]
-            while len(group) < MAX_GROUP:
-                try:
-                    more = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    stop = True
-                    break
-                group.append(more)
-            self._commit(group)
-            for loop in {job.loop for job in group}:
-                mine = [job for job in group if job.loop is loop]
-                with contextlib.suppress(RuntimeError):  # that loop has closed: nobody waits any more
-                    loop.call_soon_threadsafe(_settle_all, mine)
-
-    def _commit(self, group: list[_Job]) -> None:
+    def _commit(self, group: list[Job]) -> None:
         try:
             with self.engine.connect() as connection:
                 connection.info["writer"] = True
@@ -181,7 +131,7 @@ class Sql:
                 if job.error is None:
                     job.error = _translated(error)
 
-    def _run_one(self, connection: Connection, job: _Job) -> None:
+    def _run_one(self, connection: Connection, job: Job) -> None:
         savepoint = connection.begin_nested()
         try:
             job.result = job.fn(connection)
@@ -194,8 +144,3 @@ class Sql:
 
 def _translated(error: Exception) -> Exception:
     return SqlUnavailable(str(getattr(error, "orig", error))) if isinstance(error, SQLAlchemyError) else error
-
-
-def _settle_all(jobs: list[_Job]) -> None:
-    for job in jobs:
-        job.settle()

@@ -7,14 +7,13 @@ durable (WAL, ``synchronous=FULL``) at the price of a fraction of an fsync. A fu
 import asyncio
 import contextlib
 import os
-import queue
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from proto.kit.errors import Retryable, StorageFull, Terminal
+from proto.kit.groupcommit import GroupCommitter, Job
 
 T = TypeVar("T")
 MAX_GROUP = 4096  # transactions per commit: bounds the pause that one commit can cause
@@ -39,9 +38,9 @@ class Tx:
 
     __slots__ = ("_after", "_undo", "conn")
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: sqlite3.Connection, after: list[Callable[[], None]] | None = None) -> None:
         self.conn = conn
-        self._after: list[Callable[[], None]] = []
+        self._after = [] if after is None else after
         self._undo: list[Callable[[], None]] = []
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
@@ -59,35 +58,12 @@ class Tx:
         self._undo.append(fn)
 
     def committed(self) -> list[Callable[[], None]]:
+        """What is to run after the commit, in order."""
         return self._after
 
     def undo(self) -> None:
         while self._undo:
             self._undo.pop()()
-
-
-class _Job(Generic[T]):
-    __slots__ = ("error", "fn", "future", "loop", "result", "tx")
-
-    def __init__(self, fn: Callable[[Tx], T], loop: asyncio.AbstractEventLoop, future: "asyncio.Future[T]") -> None:
-        self.fn = fn
-        self.loop = loop
-        self.future = future
-        self.tx: Tx | None = None
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def settle(self) -> None:
-        """Run the after-commit functions and wake the caller; on the loop's thread."""
-        if self.error is None and self.tx is not None:
-            for fn in self.tx.committed():
-                fn()
-        if self.future.done():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
 
 
 def connect(path: Path | str, *, read_only: bool = False) -> sqlite3.Connection:
@@ -134,13 +110,9 @@ class Database:
         self.path = path
         self._writer = writer
         self._reader = reader
-        self._queue: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
-        self._queued = 0
-        self._closed = False
         self.commits = 0
         self.transactions = 0
-        self._thread = threading.Thread(target=self._run, name=f"db:{path.name}", daemon=True)
-        self._thread.start()
+        self._committer = GroupCommitter(f"db:{path.name}", self._commit, max_group=MAX_GROUP)
 
     @classmethod
     def open(cls, path: Path, schemas: Iterable[str] = (), *, check: bool = True) -> "Database":
@@ -168,17 +140,11 @@ class Database:
 
     def submit(self, fn: Callable[[Tx], T]) -> "asyncio.Future[T]":
         """Queue ``fn`` now, in order; the future resolves after its commit."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        if self._closed:
-            future.set_exception(DatabaseClosed(f"database {self.path} is closed"))
-            return future
-        if self._queued >= MAX_QUEUED:
-            future.set_exception(Retryable(f"database {self.path}: {MAX_QUEUED} transactions are already waiting"))
-            return future
-        self._queued += 1
-        self._queue.put(_Job(fn, loop, future))
-        return future
+        if self._committer.closed:
+            return _failed(DatabaseClosed(f"database {self.path} is closed"))
+        if self._committer.waiting >= MAX_QUEUED:
+            return _failed(Retryable(f"database {self.path}: {MAX_QUEUED} transactions are already waiting"))
+        return self._committer.put(fn)
 
     def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run a short read on the caller's (loop) thread over the last committed state; never blocks the writer."""
@@ -189,11 +155,9 @@ class Database:
 
     async def close(self) -> None:
         """Commit what is queued, then close. Safe to call twice."""
-        if self._closed:
+        if self._committer.closed:
             return
-        self._closed = True
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._committer.close()
         self._reader.close()
         self._writer.close()
 
@@ -210,65 +174,39 @@ class Database:
 
         await asyncio.to_thread(copy)
 
-    def _run(self) -> None:
-        stop = False
-        while not stop:
-            job = self._queue.get()
-            if job is None:
-                return
-            group = [job]
-            while len(group) < MAX_GROUP:
-                try:
-                    more = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    stop = True
-                    break
-                group.append(more)
-            self._commit(group)
-            self._queued -= len(group)
-            self._settle(group)
-
-    def _commit(self, group: list[_Job[Any]]) -> None:
+    def _commit(self, group: list[Job]) -> None:
+        open_: list[Tx] = []
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for job in group:
-                self._run_one(job)
+                self._run_one(job, open_)
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")
             # a full disk makes SQLite roll the whole group back; what follows from that is not what people should read
             full = next((job.error for job in group if isinstance(job.error, StorageFull)), None)
-            for job in reversed(group):
-                if job.error is None:
-                    job.error = full or _translate(error, self.path)
-                if job.tx is not None:
-                    job.tx.undo()
+            for job in group:
+                job.error = job.error or full or _translate(error, self.path)
+            for tx in reversed(open_):
+                tx.undo()
         self.commits += 1
         self.transactions += len(group)
 
-    def _run_one(self, job: _Job[Any]) -> None:
-        job.tx = Tx(self._writer)
+    def _run_one(self, job: Job, open_: list[Tx]) -> None:
+        tx = Tx(self._writer, job.after)
+        open_.append(tx)
         self._writer.execute("SAVEPOINT job")
         try:
-            job.result = job.fn(job.tx)
+            job.result = job.fn(tx)
         except BaseException as error:  # noqa: BLE001  the caller gets it; the group goes on
             job.error = _translate(error, self.path) if isinstance(error, sqlite3.Error) else error
             self._writer.execute("ROLLBACK TO job")
-            job.tx.undo()
+            tx.undo()
         self._writer.execute("RELEASE job")
 
-    def _settle(self, group: list[_Job[Any]]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Job[Any]]] = {}
-        for job in group:
-            by_loop.setdefault(job.loop, []).append(job)
-        for loop, jobs in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # that loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(_settle_all, jobs)
 
-
-def _settle_all(jobs: list[_Job[Any]]) -> None:
-    for job in jobs:
-        job.settle()
+def _failed(error: Exception) -> "asyncio.Future[Any]":
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
