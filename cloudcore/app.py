@@ -95,6 +95,7 @@ class App:
         where = {part: self.addresses.get(part, "") for part in ("api", "broker", "join", "admin")}
         data_dir.write_addresses(self.directory, data_dir.Addresses(pid=os.getpid(), **where))
         self.ready = True
+        self.supervisor.listen_for_signals()
         daemon.ready("cloudcore", self.addresses)
 
     async def _start(self, stack: AsyncExitStack) -> None:

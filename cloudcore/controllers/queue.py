@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from cloudcore.kube.errors import Forbidden
 from proto.kit.backoff import Backoff, Rng
 from proto.kit.clock import Clock
 from proto.kit.errors import Retryable, Terminal
@@ -54,11 +55,13 @@ class KeyQueue(Generic[K]):
             try:
                 await self._reconcile(key)
                 self._failed.pop(key, None)
-            except Terminal as error:
-                log.warning("refused", controller=self._name, key=key, reason=error)
-                self._failed.pop(key, None)
             except Exception as error:
-                if not isinstance(error, Retryable):
+                if isinstance(error, Terminal):
+                    log.warning("refused", controller=self._name, key=key, reason=error)
+                    if not isinstance(error, Forbidden):
+                        self._failed.pop(key, None)
+                        continue
+                elif not isinstance(error, Retryable):
                     log.exception("unexpected", controller=self._name, key=key)
                 backoff = self._failed.setdefault(key, Backoff(base_s=0.2, cap_s=30.0, rng=self._rng))
                 self.add_later(group, key, getattr(error, "retry_after_s", None) or backoff.next_s())

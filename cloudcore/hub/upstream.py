@@ -16,7 +16,7 @@ from cloudcore.hub.scope import Scope
 from cloudcore.hub.writes import CoalescedWrites
 from cloudcore.kube.client import JSON_PATCH
 from cloudcore.kube.cluster import Cluster
-from cloudcore.kube.errors import ApiRefused, Conflict, NotFound
+from cloudcore.kube.errors import ApiRefused, Conflict, Forbidden, NotFound
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import DEVICE_STATUS, DEVICES_GROUP, NODE, is_owned_by
 from cloudcore.settings import Api
@@ -177,6 +177,11 @@ class Upstream:
                 await self._put_node_status(write.node, write.body.status)
             elif not await self._write_device(write.node, Name(parsed.namespace, parsed.name), write.body):
                 return
+        except Forbidden as error:
+            # Not remembered as applied: the next comparison of digests brings it again, when rights may be in order.
+            self._drop("forbidden", write.node, key)
+            log.warning("the API server forbids a status", key=key, reason=error)
+            return
         except ApiRefused as error:
             self._drop("refused", write.node, key)
             log.warning("the API server refuses a status", key=key, reason=error)

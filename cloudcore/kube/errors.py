@@ -32,13 +32,20 @@ class Conflict(ApiRefused):
     code = "Conflict"
 
 
+class Forbidden(ApiRefused):
+    """We lack the right, or admission refused this object: it may pass once a person has changed something."""
+
+    code = "Forbidden"
+
+
 class Gone(ApiRefused):
     """The revision asked for is compacted away: list again."""
 
     code = "Gone"
 
 
-RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+# 401: a token or certificate has just expired and is being renewed, or a person must act; nothing is lost by asking again.
+RETRIED = frozenset({401, 408, 429, 500, 502, 503, 504})
 
 
 def from_status(status: int, body: Any, what: str) -> ApiUnavailable | ApiRefused:
@@ -50,5 +57,5 @@ def from_status(status: int, body: Any, what: str) -> ApiUnavailable | ApiRefuse
         details = body.get("details")
         after = details.get("retryAfterSeconds") if isinstance(details, dict) else None
         return ApiUnavailable(message, retry_after_s=float(after) if isinstance(after, int | float) else None)
-    kind = {404: NotFound, 409: Conflict, 410: Gone}.get(status, ApiRefused)
+    kind = {403: Forbidden, 404: NotFound, 409: Conflict, 410: Gone}.get(status, ApiRefused)
     return kind(status, reason, message)

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
+from cloudcore.kube import config
+from cloudcore.kube.client import KubeClient
+from cloudcore.kube.resources import Kind
 from tests.kit.cloud import bare_api
 from tests.kit.devices import MODEL, oven, report
 from tests.kit.kube import DEVICES, Kube
@@ -18,6 +22,7 @@ from tests.kit.platform import Edge, Platform, command
 from tests.kit.postgres import postgres
 from tests.kit.wait import eventually
 
+DOCS = Path(__file__).parents[2] / "docs" / "cloudcore.md"
 KILN = f"{DEVICES}/namespaces/default/devices/kiln"
 STATUS = f"{DEVICES}/namespaces/default/devicestatuses/kiln"
 
@@ -41,15 +46,26 @@ async def guarded_mosquitto(cloud_dir: Path, out: Path, port: int, database: str
             await process.wait()
 
 
+async def grant_documented_rights(kubeconfig: Path) -> None:
+    """Create what docs/cloudcore.md gives to cloudcore: more is never needed."""
+    text = DOCS.read_text().split("```yaml rbac\n")[1].split("```")[0]
+    client = KubeClient(config.load(kubeconfig))
+    for document in yaml.safe_load_all(text):
+        group, version = document["apiVersion"].split("/")
+        plural = document["kind"].lower() + "s"
+        await client.create(Kind(group, version, plural, document["kind"], namespaced=False), "", document)
+    await client.close()
+
+
 @pytest.fixture
 async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
-    """Nothing embedded: a bare API, Mosquitto, PostgreSQL."""
+    """Nothing embedded: a bare API where cloudcore has the documented rights, Mosquitto, PostgreSQL."""
     with postgres() as server:
         database = server.url()
         async with bare_api(tmp_path / "cluster") as kubeconfig, Platform(tmp_path) as made:
             made.cloud_dir.mkdir(mode=0o700)
             settings = {
-                "api": {"kubeconfig": str(kubeconfig)},
+                "api": {"kubeconfig": str(kubeconfig.with_name("plain.kubeconfig"))},
                 "history": {"database": database},
                 "broker": {"url": f"mqtts://127.0.0.1:{made.broker_port}"},
             }
@@ -57,7 +73,9 @@ async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
             made._kube = Kube(kubeconfig)
             out = tmp_path / "mosquitto"
             async with guarded_mosquitto(made.cloud_dir, out, made.broker_port, database):
-                await command("cloudcore", "crds", "apply", "--data-dir", str(made.cloud_dir))
+                where = ("--kubeconfig", str(kubeconfig), "--data-dir", str(made.cloud_dir))
+                await command("cloudcore", "crds", "apply", *where)
+                await grant_documented_rights(kubeconfig)
                 await made.start_cloud()
                 yield made
 
@@ -86,6 +104,8 @@ async def test_a_twin_works_and_history_is_in_postgresql(platform: Platform) -> 
     assert [row["value"] for row in msgspec.json.decode(out)] == ["812"]
     nodes = await platform.kube.list("/api/v1/nodes")
     assert [node["metadata"]["name"] for node in nodes] == ["gw-1"]
+    log = await asyncio.to_thread(platform.cloud.log.read_text)
+    assert "forbidden" not in log.lower()
 
 
 async def test_the_doctor_finds_every_part_well(platform: Platform) -> None:

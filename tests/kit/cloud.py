@@ -26,6 +26,7 @@ from proto.kit.daemon import Supervisor
 from proto.kit.metrics import Metrics
 from proto.link.replica import StateChange
 
+PLAIN_USER = "skerry-cloudcore"
 QUICK = Settings(nodes=Nodes(away_after_s=0.0, settle_s=0.0), api=Api(host="127.0.0.1", port=0))
 
 
@@ -64,7 +65,10 @@ def status_change(name: str, uid: str, version: int, **status: Any) -> StateChan
 
 @asynccontextmanager
 async def bare_api(path: Path, options: Api = QUICK.api) -> AsyncIterator[Path]:
-    """A Kubernetes API with nothing of Skerry in it; yields an administrator's kubeconfig."""
+    """A Kubernetes API with nothing of Skerry in it; yields an administrator's kubeconfig.
+
+    Beside it, ``plain.kubeconfig`` is for a user without any right.
+    """
     clock, metrics = SystemClock(), Metrics()
     async with AsyncExitStack() as stack:
         authority = Authority.open_or_create(path / "pki", clock)
@@ -82,6 +86,10 @@ async def bare_api(path: Path, options: Api = QUICK.api) -> AsyncIterator[Path]:
         admin = authority.client_certificate("admin", "skerry-admin")
         file = path / "admin.kubeconfig"
         kubeconfig.write(file, f"https://127.0.0.1:{port}", authority.ca_pem, admin, user="skerry-admin")
+        plain = authority.client_certificate("plain", PLAIN_USER, groups=())
+        kubeconfig.write(
+            path / "plain.kubeconfig", f"https://127.0.0.1:{port}", authority.ca_pem, plain, user=PLAIN_USER
+        )
         yield file
 
 
