@@ -14,12 +14,12 @@ from msgspec import Meta
 
 from proto.kit import settings as kit
 from proto.kit.errors import UsageError
+from proto.kit.tls import SERVER_NAME
 from proto.link.settings import LinkSettings
 from proto.mqtt.limits import BrokerSettings
 from proto.names import is_node_name
 
 FILE_NAME = "edge.yaml"
-SERVER_NAME = "cloudcore.skerry"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
