@@ -4,6 +4,7 @@ Anonymous on the loopback address; ``--acl FILE`` takes lines ``allow|deny publi
 """
 
 import argparse
+import ssl
 import sys
 from pathlib import Path
 
@@ -39,14 +40,23 @@ def read_acl(path: Path) -> Acl:
     return acl
 
 
-async def serve(host: str, port: int, data_dir: Path | None, acl: Acl) -> int:
+def tls_context(certificate: Path, client_ca: Path | None) -> ssl.SSLContext:
+    """Return a server context; with ``client_ca`` every client needs a certificate of it."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(client_ca) if client_ca else None)
+    context.load_cert_chain(certificate)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+async def serve(host: str, port: int, data_dir: Path | None, acl: Acl, context: ssl.SSLContext | None) -> int:
     """Serve until a signal."""
     clock = SystemClock()
     supervisor = Supervisor(clock)
     db = Database.open(data_dir / "broker.db", [SCHEMA]) if data_dir is not None else None
     broker = MqttBroker(BrokerSettings(), db=db, acl=acl, clock=clock)
-    bound = await broker.listen(host, port)
-    daemon.ready("mqtt", {"mqtt": f"mqtt://{host}:{bound}"})
+    bound = await broker.listen(host, port, context)
+    daemon.ready("mqtt", {"mqtt": f"{'mqtts' if context else 'mqtt'}://{host}:{bound}"})
     await supervisor.run_until_signal()
     await broker.close()
     await supervisor.close()
@@ -61,11 +71,14 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=1883, help="port; 0 takes a free one (default 1883)")
     parser.add_argument("--data-dir", type=Path, help="keep sessions and messages here; without it, in memory")
     parser.add_argument("--acl", type=Path, help="file of rights; without it, everything is allowed")
+    parser.add_argument("--certificate", type=Path, help="serve TLS with this PEM file of certificate and key")
+    parser.add_argument("--client-ca", type=Path, help="ask every client for a certificate of this CA")
     parsed = parser.parse_args()
     log.setup()
     try:
         acl = read_acl(parsed.acl) if parsed.acl else allow_all
-        return daemon.run(lambda: serve(parsed.host, parsed.port, parsed.data_dir, acl))
+        context = tls_context(parsed.certificate, parsed.client_ca) if parsed.certificate else None
+        return daemon.run(lambda: serve(parsed.host, parsed.port, parsed.data_dir, acl, context))
     except (SkerryError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -1,7 +1,7 @@
 """Our broker, durable, against in-memory Mosquitto in the same run: QoS 1, a persistent subscriber, ACL on.
 
-    python tests/bench/bench_broker.py            # JSON on the last line, a table before it
-    python tests/bench/bench_broker.py --idle     # memory per idle connection instead
+    python -m tests.bench.bench_broker            # JSON on the last line, a table before it
+    python -m tests.bench.bench_broker --idle     # memory per idle connection instead
 
 Brokers and load generator are separate processes. A message counts when its PUBACK came and the subscriber has it.
 """
@@ -26,6 +26,7 @@ import uvloop
 from proto.mqtt.packets import Ack, Connack, Connect, Packet, Publish, Suback, Subscribe, Subscription, encode
 from proto.mqtt.reader import Reader
 from proto.mqtt.topics import TopicNames
+from tests.unit.mqtt.certificates import Certificates
 
 ROOT = Path(__file__).parents[2]
 WINDOW = 20  # unacknowledged messages of one publisher
@@ -101,7 +102,10 @@ class Client(asyncio.Protocol):
 
 async def client(port: int, *args: Any, tls: ssl.SSLContext | None = None, **kwargs: Any) -> Client:
     loop = asyncio.get_running_loop()
-    made = await loop.create_connection(lambda: Client(*args, **kwargs), "127.0.0.1", port, ssl=tls)
+    name = "localhost" if tls else None
+    made = await loop.create_connection(
+        lambda: Client(*args, **kwargs), "127.0.0.1", port, ssl=tls, server_hostname=name
+    )
     await asyncio.wait_for(made[1].ready, 30)
     return made[1]
 
@@ -169,20 +173,12 @@ def measure(name: str, publishers: int, seconds: float) -> dict[str, Any]:
         port = free_port()
         with running(broker_argv(name, port, Path(tmp)), port) as process:
             before = cpu_s(process.pid)
-            argv = [sys.executable, __file__, "load", str(port), str(publishers), str(seconds)]
-            done = subprocess.run(
-                argv, cwd=ROOT, capture_output=True, timeout=seconds + 60, check=True, env=environment()
-            )
+            argv = [sys.executable, "-m", "tests.bench.bench_broker", "load", str(port), str(publishers), str(seconds)]
+            done = subprocess.run(argv, cwd=ROOT, capture_output=True, timeout=seconds + 60, check=True)
             result: dict[str, Any] = json.loads(done.stdout)
             spent = cpu_s(process.pid) - before
     result["broker_cpu_us"] = round(spent / max(1, result["received"]) * 1e6, 1)
     return result
-
-
-def environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def rss_kb(pid: int) -> int:
@@ -203,10 +199,19 @@ async def idle(count: int, port: int, pid: int, tls: ssl.SSLContext | None = Non
 
 
 def bench_idle(count: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as tmp:
-        port = free_port()
-        with running(broker_argv("skerry", port, Path(tmp)), port) as process:
-            return {"plain_kb": round(uvloop.run(idle(count, port, process.pid)), 1), "connections": count}
+    report: dict[str, Any] = {"bench": "broker idle", "connections": count}
+    for name, goal in (("plain_kb", 10), ("tls_kb", 60)):
+        with tempfile.TemporaryDirectory() as tmp:
+            argv, tls = [], None
+            if name == "tls_kb":
+                certificates = Certificates(Path(tmp))
+                argv = ["--certificate", str(certificates.pair("server")), "--client-ca", str(certificates.ca)]
+                tls = certificates.client_context("client")
+            port = free_port()
+            with running([*broker_argv("skerry", port, Path(tmp)), *argv], port) as process:
+                report[name] = round(uvloop.run(idle(count, port, process.pid, tls)), 1)
+            print(f"{name:>10} {report[name]:>7} goal {goal}")
+    return report
 
 
 def bench(names: list[str], seconds: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The normative statements that the broker implements, as conversations in bytes; for MQTT 3.1.1 and 5.
 
-A row names the statement of each version it plays. ``tests/conformance/mqtt/test_table.py`` plays every row, with and
+MQTT-9 and MQTT-10 of our own README are among them. A row names the statement of each version it plays. ``tests/conformance/mqtt/test_table.py`` plays every row, with and
 without a database.
 """
 

@@ -36,7 +36,7 @@ class Certificates:
         )
         return made.public_bytes(serialization.Encoding.PEM)
 
-    def _pair(self, common_name: str) -> Path:
+    def pair(self, common_name: str) -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         path = self.folder / f"{self._numbers}.pem"
@@ -49,11 +49,11 @@ class Certificates:
     def server_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.ca))
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(self._pair("server"))
+        context.load_cert_chain(self.pair("server"))
         return context
 
     def client_context(self, common_name: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.ca))
         if common_name is not None:
-            context.load_cert_chain(self._pair(common_name))
+            context.load_cert_chain(self.pair(common_name))
         return context
