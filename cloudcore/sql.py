@@ -49,7 +49,9 @@ def make_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("writer") else "BEGIN")
+        # Not ``connection.info``: that stays with the pooled connection, and readers would queue for the write lock.
+        writer = connection.get_execution_options().get("writer", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
 
     return engine
 
@@ -118,8 +120,7 @@ class Sql:
 
     def _commit(self, group: list[Job]) -> None:
         try:
-            with self.engine.connect() as connection:
-                connection.info["writer"] = True
+            with self.engine.connect().execution_options(writer=True) as connection:
                 with connection.begin():
                     if len(group) == 1:
                         group[0].result = group[0].fn(connection)

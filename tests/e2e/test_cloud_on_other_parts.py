@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.kit.devices import MODEL, oven, report
 from tests.kit.kube import DEVICES, Kube
 from tests.kit.mosquitto import BINARY
 from tests.kit.platform import Edge, Platform, command
-from tests.kit.postgres import postgres
+from tests.kit.postgres import Postgres, postgres
 from tests.kit.wait import eventually
 
 DOCS = Path(__file__).parents[2] / "docs" / "cloudcore.md"
@@ -58,26 +58,31 @@ async def grant_documented_rights(kubeconfig: Path) -> None:
 
 
 @pytest.fixture
-async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
+def server() -> Iterator[Postgres]:
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture
+async def platform(tmp_path: Path, server: Postgres) -> AsyncIterator[Platform]:
     """Nothing embedded: a bare API where cloudcore has the documented rights, Mosquitto, PostgreSQL."""
-    with postgres() as server:
-        database = server.url()
-        async with bare_api(tmp_path / "cluster") as kubeconfig, Platform(tmp_path) as made:
-            made.cloud_dir.mkdir(mode=0o700)
-            settings = {
-                "api": {"kubeconfig": str(kubeconfig.with_name("plain.kubeconfig"))},
-                "history": {"database": database},
-                "broker": {"url": f"mqtts://127.0.0.1:{made.broker_port}"},
-            }
-            (made.cloud_dir / "cloud.yaml").write_bytes(msgspec.yaml.encode(settings))
-            made._kube = Kube(kubeconfig)
-            out = tmp_path / "mosquitto"
-            async with guarded_mosquitto(made.cloud_dir, out, made.broker_port, database):
-                where = ("--kubeconfig", str(kubeconfig), "--data-dir", str(made.cloud_dir))
-                await command("cloudcore", "crds", "apply", *where)
-                await grant_documented_rights(kubeconfig)
-                await made.start_cloud()
-                yield made
+    database = server.url()
+    async with bare_api(tmp_path / "cluster") as kubeconfig, Platform(tmp_path) as made:
+        made.cloud_dir.mkdir(mode=0o700)
+        settings = {
+            "api": {"kubeconfig": str(kubeconfig.with_name("plain.kubeconfig"))},
+            "history": {"database": database},
+            "broker": {"url": f"mqtts://127.0.0.1:{made.broker_port}"},
+        }
+        (made.cloud_dir / "cloud.yaml").write_bytes(msgspec.yaml.encode(settings))
+        made._kube = Kube(kubeconfig)
+        out = tmp_path / "mosquitto"
+        async with guarded_mosquitto(made.cloud_dir, out, made.broker_port, database):
+            where = ("--kubeconfig", str(kubeconfig), "--data-dir", str(made.cloud_dir))
+            await command("cloudcore", "crds", "apply", *where)
+            await grant_documented_rights(kubeconfig)
+            await made.start_cloud()
+            yield made
 
 
 async def has_device(edge: Edge) -> bool:
@@ -131,3 +136,26 @@ async def test_a_killed_cloud_goes_on_where_it_was(platform: Platform) -> None:
     out = await command("cloudcore", "history", "kiln", "-o", "json", "--data-dir", str(platform.cloud_dir))
     assert [row["value"] for row in msgspec.json.decode(out)] == ["1", "2", "3", "4"]
     assert await reported(platform) == "4"
+
+
+async def test_postgresql_that_goes_away_and_comes_back_loses_nothing(platform: Platform, server: Postgres) -> None:
+    edge = await platform.add_edge("gw-1")
+    await platform.kube.apply(MODEL, oven())
+    await eventually(lambda: has_device(edge))
+    await report(edge.mqtt_port, temperature="1")
+    await edge.drained()
+
+    await asyncio.to_thread(server.stop)
+    for value in ("2", "3"):
+        await report(edge.mqtt_port, temperature=value)
+
+    async def arrived() -> bool:
+        return await reported(platform) == "3"
+
+    await eventually(arrived)  # the present state needs no database
+    await asyncio.to_thread(server.start)
+    await edge.drained(30)
+
+    out = await command("cloudcore", "history", "kiln", "-o", "json", "--data-dir", str(platform.cloud_dir))
+    assert [row["value"] for row in msgspec.json.decode(out)] == ["1", "2", "3"]
+    assert platform.cloud.running
