@@ -66,8 +66,7 @@ def guard(attempt: Attempt) -> dict[str, Any] | None:
         return {**obj, "status": {**held, "conditions": sent.get("conditions") or []}}
     decided = [c for c in held.get("conditions") or () if c.get("type") in DECISIONS]
     others = [c for c in sent.get("conditions") or () if c.get("type") not in DECISIONS]
-    conditions = decided + others
-    return {**obj, "status": {**sent, **({"conditions": conditions} if conditions else {})}}
+    return {**obj, "status": {**sent, "conditions": decided + others}}
 
 
 def _identified(attempt: Attempt, obj: dict[str, Any]) -> dict[str, Any] | None:

@@ -100,8 +100,8 @@ class Virtual:
 
     async def bind(self, target: Target, body: Any) -> Json:
         """Answer Binding: put a pod on a node. Raises 400, 404, 409."""
-        node = (body.get("target") or {}).get("name") if isinstance(body, dict) else None
-        if not isinstance(node, str) or not node:
+        node = _text(body.get("target") if isinstance(body, dict) else None, "name")
+        if not node:
             raise bad_request("target.name of a Binding must name the node")
         held = self._objects.get(target.res, target.space, target.name)
         if (held.get("spec") or {}).get("nodeName"):

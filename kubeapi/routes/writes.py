@@ -144,9 +144,9 @@ def dry_run(values: list[str]) -> bool:
 def delete_options(target: Target, body: Any) -> DeleteOptions:
     """Read the options of a deletion out of its body and its query. Raises 400."""
     query = target.query
-    if not isinstance(body or {}, dict) or (body or {}).get("kind") not in (None, "", "DeleteOptions"):
+    sent: Json = dict(body) if isinstance(body, dict) else {}
+    if (body is not None and not isinstance(body, dict)) or sent.get("kind") not in (None, "", "DeleteOptions"):
         raise bad_request("the body of a DELETE must be DeleteOptions")
-    sent: Json = dict(body or {})
     sent.setdefault("gracePeriodSeconds", query.number("gracePeriodSeconds"))
     sent.setdefault("propagationPolicy", query.text("propagationPolicy"))
     sent.setdefault("dryRun", query.all("dryRun"))
@@ -157,7 +157,8 @@ def delete_options(target: Target, body: Any) -> DeleteOptions:
 
 def read_delete_options(sent: Json, user: User) -> DeleteOptions:
     """Return the options in a DeleteOptions object. Raises 400 naming the field."""
-    grace, conditions, dry = sent.get("gracePeriodSeconds"), sent.get("preconditions") or {}, sent.get("dryRun") or []
+    grace, dry = sent.get("gracePeriodSeconds"), sent.get("dryRun") or []
+    conditions = {} if sent.get("preconditions") is None else sent["preconditions"]
     propagation, orphan = sent.get("propagationPolicy") or "", sent.get("orphanDependents")
     if grace is not None and (not isinstance(grace, int) or isinstance(grace, bool) or grace < 0):
         raise bad_request(f"gracePeriodSeconds must be a whole number of seconds, not {grace!r:.40}")

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from kubeapi.http import HttpServer, Limits, Request, Response, StreamResponse
 from proto.kit.clock import SystemClock
 from tests.kit.clock import ManualClock
+from tests.unit.kubeapi_http.face import Face, open_face
 
 
 async def echo(request: Request) -> Response:
@@ -64,8 +66,9 @@ async def serving(
 
 
 @pytest.fixture
-def get() -> bytes:
-    return b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+async def face(tmp_path: Path) -> AsyncIterator[Face]:
+    async with open_face(tmp_path) as opened:
+        yield opened
 
 
 __all__ = ["Raw", "StreamResponse", "echo", "serving"]
