@@ -120,13 +120,12 @@ class Sql:
 
     def _commit(self, group: list[Job]) -> None:
         try:
-            with self.engine.connect().execution_options(writer=True) as connection:
-                with connection.begin():
-                    if len(group) == 1:
-                        group[0].result = group[0].fn(connection)
-                    else:
-                        for job in group:
-                            self._run_one(connection, job)
+            with self.engine.connect().execution_options(writer=True) as connection, connection.begin():
+                if len(group) == 1:
+                    group[0].result = group[0].fn(connection)
+                else:
+                    for job in group:
+                        self._run_one(connection, job)
         except Exception as error:  # noqa: BLE001  the callers get it
             for job in group:
                 if job.error is None:

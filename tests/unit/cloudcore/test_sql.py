@@ -1,6 +1,8 @@
 """One writer with group commit, on both databases: a function that raises rolls back alone."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,17 @@ async def test_a_database_error_is_translated_and_the_next_transaction_works(sql
         await sql.tx(lambda conn: add(conn, 1))
 
     assert await sql.tx(lambda conn: add(conn, 2)) == 2
+
+
+async def test_a_read_waits_for_no_writer_even_on_a_connection_that_has_written(tmp_path: Path) -> None:
+    path = tmp_path / "cloud.db"
+    sql = Sql.open(f"sqlite:///{path}")
+    await sql.tx(lambda conn: add(conn, 1))  # its connection goes back to the pool, for the read to take
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(3):
+            assert await ids(sql) == [1]
+    await sql.close()
 
 
 async def test_what_is_queued_at_close_is_committed_and_later_calls_are_refused(tmp_path: Path) -> None:
