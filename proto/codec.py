@@ -18,7 +18,6 @@ MAX_KEY = 512
 MAX_NAME = 64  # incarnations and kinds
 MAX_MARKS = 64
 MAX_SEQ = 1 << 62  # SQL integers are signed
-FRAME_OVERHEAD = 64  # room for epoch, acks and field tags around a body
 
 
 def encode(frame: Frame) -> bytes:

@@ -14,6 +14,7 @@ from proto.order import Order, Pieces
 from proto.session import Deliver, Differ, Effect, Send, Settled
 from proto.window import Flight, Limits, Window
 
+FULL_RATIO = 0.75  # of the frame bound: brokers count topic and headers against the same limit
 ROW_OVERHEAD = 40  # seq, digest, tags and lengths beside a body
 
 
@@ -88,7 +89,7 @@ class Exchange:
         elif isinstance(body, Messages):
             effects += self._take_messages(body)
         elif isinstance(body, Ask):
-            room = self.limits.frame_bytes - 2 * codec.FRAME_OVERHEAD
+            room = int(self.limits.frame_bytes * FULL_RATIO)
             effects += [self._control(page) for page in repair.answer(body, self.feed.held(), room)]
         elif isinstance(body, Answer) and body.inventory is self.repair.which:
             keys, asks = self.repair.answered(body, now_s)
@@ -167,7 +168,7 @@ class Exchange:
         return Send(self.frame(body), 1)
 
     def _launch(self, flight: Flight, now_s: float) -> list[Effect]:
-        if flight.size > self.limits.frame_bytes - 2 * codec.FRAME_OVERHEAD:
+        if flight.size > self.limits.frame_bytes * FULL_RATIO:
             whole = flight.bodies[0]
             assert isinstance(whole, States | Messages)
             flight.bodies = codec.cut(whole, self.limits.frame_bytes // 2)

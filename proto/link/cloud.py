@@ -43,6 +43,7 @@ BACKLOG_WINDOWS = 2  # what a node that ignores our window may pile up here, in 
 MAX_UNSENT_BYTES = 64 << 20  # frames without PUBACK, of all nodes together; beyond it frames wait for their resend
 POKES_PER_S = 300.0  # how fast a restarted cloud asks edges to say hello again
 CONNECT_TIMEOUT_S = 15.0
+MIN_KEEP_ALIVE_S = 5  # of MQTT: a half-open line to the broker is noticed by the client's own ping
 RETRY_CAP_S = 5.0
 
 log_ = Logger("link")
@@ -180,7 +181,8 @@ class CloudLink:
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    connection = await self._broker.connect(self._client_id)
+                    keep_alive_s = max(MIN_KEEP_ALIVE_S, int(self.settings.keep_alive_s))
+                    connection = await self._broker.connect(self._client_id, keep_alive_s=keep_alive_s)
                     for topic_filter in topics.CLOUD_FILTERS:
                         await connection.subscribe(topic_filter)
                 self._connection, self._unsent_bytes = connection, 0

@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from proto.kit.clock import SystemClock
-from proto.link.broker import Broker, Connection, ConnectionLost, Unreachable, Will
+from proto.link.broker import Broker, Connection, ConnectionLost, Refused, Unreachable, Will
 from proto.link.client import PahoBroker
 from proto.link.memory import MemoryBroker
+from proto.mqtt.identity import Identity
+from proto.mqtt.limits import BrokerSettings
+from proto.mqtt.local import LocalBroker
 from tests.kit.mosquitto import Mosquitto, free_port
+from tests.unit.mqtt.certificates import Certificates
 
 CLOCK = SystemClock()
 
@@ -124,6 +129,39 @@ class TestMemoryBroker(BrokerConformance):
         broker.stop()
 
 
+class TestOurBrokerInProcess(BrokerConformance):
+    @pytest.fixture
+    async def broker(self) -> AsyncIterator[Broker]:
+        self.server = LocalBroker(BrokerSettings(connects_per_s=0))
+        yield self.server
+        await self.server.close()
+
+    async def stop(self, broker: Any) -> None:
+        await self.server.close()
+
+
+class OurBrokerConformance(BrokerConformance):
+    version = 5
+
+    @pytest.fixture
+    async def broker(self) -> AsyncIterator[Broker]:
+        self.server = LocalBroker(BrokerSettings(connects_per_s=0))
+        port = await self.server.listen("127.0.0.1", 0)
+        yield PahoBroker(f"mqtt://127.0.0.1:{port}", version=self.version, clock=CLOCK)
+        await self.server.close()
+
+    async def stop(self, broker: Any) -> None:
+        await self.server.close()
+
+
+class TestPahoMqtt5ToOurBroker(OurBrokerConformance):
+    pass
+
+
+class TestPahoMqtt311ToOurBroker(OurBrokerConformance):
+    version = 4
+
+
 class MosquittoConformance(BrokerConformance):
     version = 5
 
@@ -183,3 +221,50 @@ async def test_nobody_listening_is_told_with_the_address() -> None:
     port = free_port()
     with pytest.raises(Unreachable, match=f"127.0.0.1:{port}"):
         await PahoBroker(f"mqtt://127.0.0.1:{port}", clock=CLOCK).connect("a")
+
+
+async def test_a_renewed_certificate_is_used_at_the_next_connect_and_an_unknown_ca_is_refused(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    names: list[str] = []
+
+    def authenticate(_connect: Any, peer: Any, _username: str, _password: bytes) -> Identity:
+        names.append(peer.common_name)
+        return Identity(peer.common_name)
+
+    server = LocalBroker(BrokerSettings(connects_per_s=0), authenticate=authenticate)
+    port = await server.listen("127.0.0.1", 0, certificates.server_context())
+    contexts = iter([certificates.client_context("first"), certificates.client_context("second")])
+    url = f"mqtts://127.0.0.1:{port}"
+    broker = PahoBroker(url, clock=CLOCK, tls=lambda: next(contexts), server_hostname="localhost")
+    for _ in range(2):
+        a = await broker.connect("a")
+        await a.subscribe("t")
+        payload = b"x" * 200_000
+        await a.publish("t", payload)
+        assert await take(a, 1) == [payload]
+        await a.close()
+    assert names == ["first", "second"]
+    (tmp_path / "other").mkdir()
+    stranger = Certificates(tmp_path / "other").client_context("x")
+    with pytest.raises(Refused, match="not trusted"):
+        await PahoBroker(url, clock=CLOCK, tls=lambda: stranger, server_hostname="localhost").connect("a")
+    await server.close()
+
+
+def test_paho_works_under_uvloop_as_the_daemons_run_it(tmp_path: Path) -> None:
+    async def main() -> list[bytes]:
+        certificates = Certificates(tmp_path)
+        server = LocalBroker(BrokerSettings(connects_per_s=0), authenticate=lambda *_: Identity("a"))
+        port = await server.listen("127.0.0.1", 0, certificates.server_context())
+        tls = certificates.client_context("a")
+        broker = PahoBroker(f"mqtts://127.0.0.1:{port}", clock=CLOCK, tls=lambda: tls, server_hostname="localhost")
+        a = await broker.connect("a")
+        await a.subscribe("t")
+        await asyncio.gather(*(a.publish("t", str(i).encode()) for i in range(300)))
+        out = await take(a, 300)
+        await a.close()
+        await server.close()
+        return out
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(main()) == [str(i).encode() for i in range(300)]
