@@ -70,22 +70,19 @@ class SqlLog:
         return await self._sql.tx(work)
 
     async def pending(self, node: str, after: int, *, limit: int, max_bytes: int) -> Sequence[LogRow]:
-        query = (
-            select(_out.c.position, _out.c.cloud, _out.c.seq, _out.c.kind, _out.c.body)
-            .where(_out.c.node == node, _out.c.position > after)
-            .order_by(_out.c.position)
-            .limit(limit)
-        )
+        ours = (_out.c.node == node, _out.c.position > after)
+        sizes = select(_out.c.position, func.length(_out.c.body)).where(*ours).order_by(_out.c.position).limit(limit)
+        rows = select(_out.c.position, _out.c.cloud, _out.c.seq, _out.c.kind, _out.c.body).where(*ours)
 
         def work(conn: Connection) -> list[LogRow]:
-            out: list[LogRow] = []
-            size = 0
-            for row in conn.execution_options(stream_results=True).execute(query):
-                size += len(row.body)
-                if out and size > max_bytes:
+            last, total = 0, 0
+            for position, size in conn.execute(sizes):  # bodies are read only once it is known how many fit
+                total += int(size)
+                if last and total > max_bytes:
                     break
-                out.append(LogRow(row.position, row.cloud, row.seq, row.kind, bytes(row.body)))
-            return out
+                last = int(position)
+            found = conn.execute(rows.where(_out.c.position <= last).order_by(_out.c.position)).all() if last else []
+            return [LogRow(int(r.position), r.cloud, int(r.seq), r.kind, bytes(r.body)) for r in found]
 
         return await self._sql.read(work)
 
