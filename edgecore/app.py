@@ -72,6 +72,7 @@ async def start(directory: DataDir, settings: Settings, stack: AsyncExitStack, c
     stack.push_async_callback(db.close)
     store = await Store.open(db, kinds.registry(), clock, limits=STORE_HISTORY, decoded_objects=DECODED_OBJECTS)
     metrics, rng = Metrics(), Rng()
+    store.register(metrics)
     broker = device_broker.open_broker(settings.device_broker, settings.node, db, clock=clock, rng=rng, metrics=metrics)
     stack.push_async_callback(broker.close)
     app = App(directory, settings, db, store, broker, clock=clock, rng=rng, metrics=metrics)

@@ -22,7 +22,7 @@ def decode_json(raw: bytes) -> Any:
         value = _decoder.decode(raw)
     except RecursionError as error:
         raise bad_request(f"the body is nested deeper than {MAX_DEPTH} levels") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise bad_request(f"the body is not valid JSON: {error}") from error
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         check_depth(value)
@@ -68,7 +68,7 @@ def duplicate_fields(raw: bytes) -> tuple[str, ...]:
             msgspec.json.encode(_decoder.decode(raw)) == raw
         ):  # nothing was swallowed: the usual case, at a tenth of the price
             return ()
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ()
     marks: list[Any] = []
 

@@ -99,10 +99,16 @@ class Store:
     def register(self, metrics: Metrics) -> None:
         """Show the store's sizes in ``metrics``."""
         prefix = "skerry_store_"
-        metrics.gauge(f"{prefix}revision", "Newest committed revision", source=lambda: self.revision)
-        metrics.gauge(f"{prefix}objects", "Objects held", source=lambda: sum(map(self._size, self._objects)))
+        metrics.gauge(
+            f"{prefix}revision", "Newest committed revision of the object store", source=lambda: self.revision
+        )
+        metrics.gauge(f"{prefix}objects", "Objects in the store", source=lambda: sum(map(self._size, self._objects)))
         metrics.gauge(f"{prefix}history_rows", "Superseded rows kept for watches", source=lambda: len(self._history))
-        metrics.gauge(f"{prefix}history_bytes", "Bytes of those rows", source=lambda: self._history.bytes)
+        metrics.gauge(
+            f"{prefix}history_bytes",
+            "Bytes of the superseded rows kept for watches",
+            source=lambda: self._history.bytes,
+        )
         metrics.gauge(
             f"{prefix}slow_watchers", "Watches ended because they were too slow", source=lambda: self.slow_watchers
         )

@@ -21,6 +21,15 @@ def test_duplicate_fields_are_found_with_their_paths() -> None:
     assert bodies.duplicate_fields(b'{"a":1}') == ()
 
 
+def test_text_that_is_no_utf8_is_a_400() -> None:
+    for raw in (b'{"a":"\xff"}', b'{"\xc3":1}', b"\xff\xfe{}"):
+        with pytest.raises(ApiError, match="not valid JSON"):
+            bodies.decode_json(raw)
+        assert bodies.duplicate_fields(raw) == ()
+    with pytest.raises(ApiError, match="not valid YAML"):
+        bodies.decode_yaml(b"a: \xff")
+
+
 def test_yaml_reads_as_json_and_refuses_aliases() -> None:
     assert bodies.decode_yaml(b"a: {b: [1, x]}\nd: 2026-01-02") == {"a": {"b": [1, "x"]}, "d": "2026-01-02"}
     with pytest.raises(ApiError, match="aliases"):
