@@ -17,6 +17,7 @@ import msgspec
 
 from cloudcore.data_dir import lock
 from cloudcore.settings import FILE_NAME, Settings
+from kubeapi.backup import skip_revisions
 from proto.kit import files
 from proto.kit.clock import Clock, rfc3339
 from proto.kit.database import connect, quick_check
@@ -25,7 +26,8 @@ from proto.kit.version import VERSION
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-DATABASES = ("cloud.db", "kube.db", "broker.db")
+OBJECTS = "kube.db"
+DATABASES = ("cloud.db", OBJECTS, "broker.db")
 KEYS = "pki"
 STAGED = "restore.staged"
 MAX_MEMBER_BYTES = 64 << 30  # a database is bounded by its disk; a member beyond this is no backup of ours
@@ -78,6 +80,8 @@ def restore(data_dir: Path, file: Path) -> Manifest:
         staged.mkdir(mode=0o700)
         try:
             manifest = _unpack(file, staged)
+            if OBJECTS in manifest.parts:
+                skip_revisions(staged / OBJECTS)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
@@ -154,7 +158,8 @@ def _unpack(file: Path, staged: Path) -> Manifest:
     except OSError as error:
         raise UsageError(f"backup {file}: {error.strerror or error}") from error
     except (tarfile.TarError, msgspec.DecodeError, EOFError) as error:
-        raise NoBackup(f"{file} is no backup of cloudcore, or a damaged one ({error})") from error
+        reason = (str(error).splitlines() or ["it ends too early"])[0].rstrip(":")
+        raise NoBackup(f"{file} is no backup of cloudcore, or a damaged one ({reason})") from error
     for part in manifest.parts:
         if not (staged / part).exists():
             raise NoBackup(f"{file} is damaged: {part} is missing")
