@@ -32,7 +32,6 @@ class NodeAuthorizer:
             ("", "pods"): self._pods,
             ("", "secrets"): self._referenced,
             ("", "configmaps"): self._referenced,
-            ("", "services"): lambda wanted, _: wanted.verb in READS and not wanted.subresource,
             ("", "serviceaccounts"): self._accounts,
             ("", "events"): lambda wanted, _: wanted.verb in ("create", "update", "patch"),
             ("events.k8s.io", "events"): lambda wanted, _: wanted.verb in ("create", "update", "patch"),

@@ -1,4 +1,4 @@
-"""Who asks: certificates, tokens, impersonation, nobody."""
+"""Who asks: certificates, tokens, impersonation, nobody (HTTP-5)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Certificate requests: who asked, who may approve, what is signed."""
+"""Certificate requests: who asked, who may approve, what is signed (HTTP-10)."""
 
 import base64
 from collections.abc import AsyncIterator

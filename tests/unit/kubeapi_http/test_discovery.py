@@ -1,4 +1,4 @@
-"""Discovery and OpenAPI: both languages, caching, custom kinds as they come and go."""
+"""Discovery and OpenAPI: both languages, caching, custom kinds as they come and go (HTTP-9)."""
 
 import pytest
 import yaml

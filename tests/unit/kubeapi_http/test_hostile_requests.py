@@ -1,4 +1,4 @@
-"""Whatever a client sends, it gets a Status with a reason; never a 500, never a hang, and the API lives."""
+"""Whatever a client sends, it gets a Status with a reason; never a 500, never a hang, and the API lives (HTTP-2, HTTP-4)."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""The HTTP server: what it answers, what it refuses, what it never holds."""
+"""The HTTP server: what it answers, what it refuses, what it never holds (HTTP-1, HTTP-2, HTTP-3)."""
 
 import asyncio
 import gzip

@@ -1,4 +1,4 @@
-"""What a node may do: its own objects and what they refer to; nothing of another node."""
+"""What a node may do: its own objects and what they refer to; nothing of another node (HTTP-7)."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -52,11 +52,11 @@ ALLOWED = [
     ("GET", f"{DEVICES}/devices/d1"),
     ("GET", f"{DEVICES}/devicemodels/m1"),
     ("GET", f"{DEVICES}/devicestatuses/d1"),
-    ("GET", "/api/v1/services"),
     ("GET", "/apis"),
     ("DELETE", f"{NS}/pods/p1"),
 ]
 REFUSED = [
+    ("GET", "/api/v1/services"),
     ("GET", "/api/v1/nodes"),
     ("GET", "/api/v1/nodes/gw-2"),
     ("GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dgw-2"),

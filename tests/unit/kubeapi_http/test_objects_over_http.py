@@ -1,4 +1,4 @@
-"""Objects by path: verbs, answers, refusals, languages."""
+"""Objects by path: verbs, answers, refusals, languages (HTTP-4)."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Rights by roles: scopes, names, subresources, aggregation, escalation, reviews."""
+"""Rights by roles: scopes, names, subresources, aggregation, escalation, reviews (HTTP-6)."""
 
 from typing import Any
 

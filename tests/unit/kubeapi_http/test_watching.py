@@ -1,4 +1,4 @@
-"""Watches: order, resume, bookmarks, ends, shapes."""
+"""Watches: order, resume, bookmarks, ends, shapes (HTTP-8)."""
 
 from pathlib import Path
 
