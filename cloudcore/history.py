@@ -1,6 +1,6 @@
 """Messages from the edges: device history above all. Rows and high-water mark commit in one transaction: exactly once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from cloudcore.sql import Sql
 from cloudcore.tables import DeviceReport, HistoryGap, PendingEffect
 from proto import gap
 from proto.frames import GAP
+from proto.kit import canonical
 from proto.kit.clock import Clock, wall_ms
 from proto.kit.errors import MalformedMessage
 from proto.kit.log import Logger
@@ -40,6 +41,8 @@ PG_INSERT = (
     + ")"
 )
 
+MayReport = Callable[[str, str, str, str], bool]  # (node, namespace, device, uid)
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -53,9 +56,10 @@ class Query:
 
 
 class History:
-    """The SQL half of the message lane."""
+    """The SQL half of the message lane. ``may_report`` says whose devices a node may report about."""
 
     def __init__(self, sql: Sql, *, clock: Clock, metrics: Metrics) -> None:
+        self.may_report: MayReport = lambda _node, _namespace, _name, _uid: True
         self._sql = sql
         self._clock = clock
         self._reports = metrics.counter("skerry_cloud_history_reports_total", "Device reports stored")
@@ -63,7 +67,12 @@ class History:
             "skerry_cloud_history_repeated_total", "Messages received again and skipped: they were stored before"
         )
         self._malformed = metrics.counter(
-            "skerry_cloud_messages_malformed_total", "Messages that are none of ours; acknowledged and dropped", ("kind",)
+            "skerry_cloud_messages_malformed_total",
+            "Messages that are none of ours; acknowledged and dropped",
+            ("kind",),
+        )
+        self._foreign = metrics.counter(
+            "skerry_cloud_history_foreign_total", "Reports about devices that the reporting node never had; dropped"
         )
         self._gaps = metrics.counter("skerry_cloud_history_gaps_total", "Gaps declared by edges")
 
@@ -101,8 +110,11 @@ class History:
                 continue
             try:
                 namespace, name, uid, at_ms, version, values = _decoder.decode(row.body)
-            except msgspec.DecodeError:
+            except canonical.UNREADABLE:
                 self._malformed.inc(row.kind)
+                continue
+            if not self.may_report(node, namespace, name, uid):
+                self._foreign.inc()
                 continue
             for prop, value in values.items():
                 text = value if isinstance(value, str) else msgspec.json.encode(value).decode()

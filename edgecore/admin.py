@@ -8,6 +8,7 @@ import msgspec
 
 from edgecore.data_dir import DataDir, Running
 from edgecore.settings import is_loopback
+from proto.kit.canonical import UNREADABLE
 
 TIMEOUT_S = 3.0
 MAX_ANSWER_BYTES = 4 << 20
@@ -21,7 +22,7 @@ def live_status(directory: DataDir) -> tuple[Running | None, dict[str, Any] | No
     answer = fetch(running.api_host, running.api_port, "/status")
     if answer is None:
         return running, None
-    with suppress(msgspec.DecodeError):
+    with suppress(*UNREADABLE):
         document = msgspec.json.decode(answer)
         if isinstance(document, dict):
             return running, document

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from proto.kit.canonical import UNREADABLE
 from proto.kit.errors import SkerryError, Terminal
 
 MAX_LOCK_BYTES = 4096
@@ -129,5 +130,5 @@ class Lock:
 def _read(fd: int) -> Running | None:
     try:
         return msgspec.json.decode(os.pread(fd, MAX_LOCK_BYTES, 0), type=Running)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return Running()

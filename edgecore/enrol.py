@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgecore.data_dir import DataDir
-from proto.kit import files
+from proto.kit import canonical, files
 from proto.kit.errors import MalformedMessage, Retryable, SkerryError, Terminal
 from proto.kit.httpclient import HttpClient, HttpTimeout, HttpUnreachable, HttpUntrusted
 from proto.kit.x509 import Facts, read_pem
@@ -111,7 +111,7 @@ async def call(client: HttpClient, method: str, path: str, document: Any, kind: 
     if answer.status == 200:
         try:
             return msgspec.json.decode(answer.body, type=kind)
-        except msgspec.DecodeError as error:
+        except canonical.UNREADABLE as error:
             raise CloudBusy(f"the cloud's answer cannot be read: {error}") from error
     raise refused(answer.status, answer.body)
 
@@ -120,7 +120,7 @@ def refused(status: int, body: bytes) -> SkerryError:
     """Return the error that an answer other than 200 stands for."""
     try:
         refusal = msgspec.json.decode(body, type=_Refusal)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except canonical.UNREADABLE:
         refusal = _Refusal()
     text = "".join(c if c.isprintable() else " " for c in refusal.message)[:400] or f"HTTP status {status}"
     if status == 429 or status >= 500:

@@ -7,8 +7,6 @@ them, so that a hello costs no hashing.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from kubeapi.resources import Registry, Resource
 from kubeapi.store import Store
 from proto.kit import canonical
@@ -137,7 +135,7 @@ class Replica:
 def _parse(body: bytes, key: ObjectKey) -> dict[str, Any]:
     try:
         obj: dict[str, Any] = canonical.decode(body)
-    except msgspec.DecodeError as error:
+    except canonical.UNREADABLE as error:
         raise MalformedMessage(f"{key}: {error}") from error
     metadata = obj.get("metadata") if isinstance(obj, dict) else None
     if not isinstance(metadata, dict):

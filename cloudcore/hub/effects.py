@@ -13,6 +13,7 @@ from cloudcore.kube.client import KubeClient
 from cloudcore.kube.errors import Conflict
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import DEVICE, EVENT, NODE
+from proto.kit import canonical
 from proto.kit.backoff import Backoff, Rng
 from proto.kit.clock import Clock, rfc3339
 from proto.kit.errors import MalformedMessage, Retryable, Terminal
@@ -79,13 +80,18 @@ class Effects:
             except Terminal as error:
                 self._dropped.inc(row.kind)
                 log.warning("message dropped", node=node, kind=row.kind, reason=error)
+            except Retryable:
+                raise
+            except Exception:  # one strange message must not end the cloud
+                self._dropped.inc(row.kind)
+                log.exception("message dropped", node=node, kind=row.kind)
             await self._history.effects_done([number])
         return bool(rows)
 
     async def _one(self, node: str, row: MessageRow) -> None:
         try:
             body = msgspec.json.decode(row.body)
-        except msgspec.DecodeError as error:
+        except canonical.UNREADABLE as error:
             raise MalformedMessage(f"{row.kind} is no JSON: {error}") from error
         if not isinstance(body, dict):
             raise MalformedMessage(f"{row.kind} is no object")

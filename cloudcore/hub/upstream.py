@@ -20,6 +20,7 @@ from cloudcore.kube.errors import ApiRefused, Conflict, Forbidden, NotFound
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import DEVICE_STATUS, DEVICES_GROUP, NODE, is_owned_by
 from cloudcore.settings import Api
+from proto.kit import canonical
 from proto.kit.errors import MalformedMessage
 from proto.kit.log import Logger
 from proto.link.replica import NotSynced, StateChange
@@ -148,7 +149,7 @@ class Upstream:
         try:
             key = parse_key(change.key)
             body = _decoder.decode(change.body)
-        except (msgspec.DecodeError, MalformedMessage):
+        except (*canonical.UNREADABLE, MalformedMessage):
             self._drop("malformed", node, change.key)
             return None
         if not self._is_its_own(node, key.group, key.plural, Name(key.namespace, key.name)):

@@ -10,6 +10,7 @@ import msgspec
 from cloudcore.kube.config import KubeAccess
 from cloudcore.kube.errors import ApiUnavailable, from_status
 from cloudcore.kube.resources import Kind
+from proto.kit import canonical
 from proto.kit.errors import Retryable
 from proto.kit.httpclient import HttpClient, HttpLimits, Stream
 
@@ -106,5 +107,5 @@ def _query(query: Mapping[str, str] | None) -> str:
 def _parse(body: bytes) -> Any:
     try:
         return _decoder.decode(body) if body else {}
-    except msgspec.DecodeError:
+    except canonical.UNREADABLE:
         return None

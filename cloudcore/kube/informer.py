@@ -10,6 +10,7 @@ import msgspec
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.errors import ApiUnavailable, Gone, from_status
 from cloudcore.kube.resources import Kind
+from proto.kit import canonical
 from proto.kit.backoff import Backoff, Rng
 from proto.kit.clock import Clock
 from proto.kit.errors import SkerryError
@@ -153,7 +154,7 @@ class Informer:
         try:
             event = _decoder.decode(line)
             kind, item = event["type"], event["object"]
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
+        except (*canonical.UNREADABLE, KeyError, TypeError) as error:
             raise ApiUnavailable(f"watch {self.kind.plural}: an event that is no JSON") from error
         if kind == "ERROR":
             raise from_status(int(item.get("code") or 500), item, f"watch {self.kind.plural}")

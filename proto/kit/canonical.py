@@ -9,6 +9,7 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder()
 
 DIGEST_BYTES = 16
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # all that msgspec raises on hostile JSON
 VOLATILE_METADATA = ("resourceVersion", "managedFields")
 
 
@@ -18,7 +19,7 @@ def encode(value: Any) -> bytes:
 
 
 def decode(body: bytes | str) -> Any:
-    """Parse JSON; raises msgspec.DecodeError."""
+    """Parse JSON; raises one of UNREADABLE."""
     return _decoder.decode(body)
 
 

@@ -136,6 +136,8 @@ async def test_the_own_node_keeps_the_status_that_the_edge_owns(edge: Edge) -> N
         (KILN, b"not json"),
         (KILN, b"[]"),
         (KILN, b'{"metadata": 3}'),
+        (KILN, b"[" * 100_000),
+        (KILN, b'{"metadata": {"name": "kiln", "namespace": "default", "uid": "\xff"}}'),
         (KILN, canonical.encode(device(name="oven"))),
     ],
 )
