@@ -4,6 +4,7 @@ Each command is imported when it is called, so that ``--help`` starts at once.
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,10 +23,10 @@ Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a person sees one sentence, never a traceback."""
-    args = parser().parse_args(argv)
     try:
-        command = import_module(f"cloudcore.commands.{args.module}")
-        code: int = command.run(args)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        args = parser().parse_args(argv)
+        code: int = import_module(f"cloudcore.commands.{args.module}").run(args)
     except UsageError as error:
         return _fail(error, EXIT_USAGE)
     except SkerryError as error:
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `cloudcore history kiln | head`
         sys.stderr.close()
         return EXIT_FAILED
+    except OSError as error:  # a disk that is full, a directory that others own
+        return _fail(SkerryError(f"{error.filename or args.verb}: {error.strerror or error}"), EXIT_FAILED)
     return code
 
 

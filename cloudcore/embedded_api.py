@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from cloudcore.certs import ADMIN_GROUP, NODE_GROUP, Authority, CertificateRefused, parse_csr
-from cloudcore.device_admission import refuse_old_devices
+from cloudcore.device_admission import refuse_impossible_devices, refuse_old_devices
 from cloudcore.revocation import Revocations
 from cloudcore.settings import Api
 from kubeapi import kinds
@@ -65,9 +65,12 @@ class EmbeddedApi:
         store = await Store.open(
             database, registry, clock, limits=StoreLimits(rows=options.history_rows, bytes=options.history_bytes)
         )
+        store.register(metrics)
         crds = Crds(store, registry, clock)
         crds.start()
-        objects = Objects(store, registry, clock, admission=[crds.admit, refuse_old_devices], rng=rng)
+        objects = Objects(
+            store, registry, clock, admission=[crds.admit, refuse_old_devices, refuse_impossible_devices], rng=rng
+        )
         authenticator = Authenticator(
             store,
             registry,

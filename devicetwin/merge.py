@@ -24,6 +24,7 @@ from proto.kit.errors import Terminal
 BAD_REQUEST, NOT_FOUND, INTERNAL = 400, 404, 500
 REASON_BODY = "the request body is wrong"
 MAX_TWINS = 1024  # of one device, tombstones included: a client must not fill the disk or outgrow a DeviceStatus
+MAX_SHOWN = 128  # characters of a property name that an answer repeats
 
 
 class Rejected(Terminal):
@@ -158,6 +159,7 @@ def update(device: DeviceTwin, wishes: Mapping[str, Wish | None], now_ms: int) -
     version = device.counter + 1
     changes = []
     properties = device.spec.properties
+    name = ""
     try:
         for name, wish in wishes.items():
             before = device.twins.get(name)
@@ -171,7 +173,10 @@ def update(device: DeviceTwin, wishes: Mapping[str, Wish | None], now_ms: int) -
             if change is not None:
                 changes.append(change)
     except BadValue as error:
-        raise Rejected(BAD_REQUEST, str(error)) from error
+        text = str(error)
+        raise Rejected(
+            BAD_REQUEST, text if name in text.split() else f"{text} (property {name[:MAX_SHOWN]})"
+        ) from error
     new = sum(change.before is None for change in changes)
     if new and len(device.twins) + new > MAX_TWINS:
         raise Rejected(BAD_REQUEST, f"the device has {len(device.twins)} twins of at most {MAX_TWINS}")

@@ -114,8 +114,8 @@ def _property(name: str, entry: Mapping[str, Any], rules: Mapping[str, Any] | No
         name=name,
         type=FROM_MODEL.get(str(known.get("type", "STRING")), STRING),
         read_only=known.get("accessMode") == "ReadOnly",
-        minimum=_bound(known.get("minimum")),
-        maximum=_bound(known.get("maximum")),
+        minimum=bound(known.get("minimum")),
+        maximum=bound(known.get("maximum")),
         unit=str(known.get("unit", "")),
         report_to_cloud=entry.get("reportToCloud") is not False,
         collect_cycle_ms=_int(entry.get("collectCycle")),
@@ -154,7 +154,7 @@ def _int(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _bound(value: Any) -> float | None:
+def bound(value: Any) -> float | None:
     if value is None or value == "":
         return None
     try:

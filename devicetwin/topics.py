@@ -196,7 +196,7 @@ def decode_update(payload: bytes) -> TwinUpdate:
     try:
         message = _decode_update(payload)
     except UNREADABLE as error:
-        raise Rejected(BAD_REQUEST, REASON_UNMARSHAL) from error
+        raise Rejected(BAD_REQUEST, f"{REASON_UNMARSHAL}: {error}") from error
     if message.twin is None:
         raise Rejected(BAD_REQUEST, REASON_NO_TWIN)
     sent_ms = message.timestamp or 0
@@ -208,7 +208,7 @@ def decode_state(payload: bytes) -> StateUpdate:
     try:
         message = _decode_state(payload)
     except UNREADABLE as error:
-        raise Rejected(BAD_REQUEST, REASON_UNMARSHAL) from error
+        raise Rejected(BAD_REQUEST, f"{REASON_UNMARSHAL}: {error}") from error
     return StateUpdate(message.event_id or "", message.state or "")
 
 

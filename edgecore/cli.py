@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `edgecore status | head`
         sys.stderr.close()
         return EXIT_FAILED
+    except OSError as error:  # a disk that is full, a directory that others own
+        return _fail(SkerryError(f"{error.filename or args.verb}: {error.strerror or error}"), EXIT_FAILED)
     return code
 
 

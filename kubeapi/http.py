@@ -130,7 +130,6 @@ class Connection(asyncio.Protocol):
         self.limits = server.limits
         self.task: asyncio.Task[None] | None = None
         self.deadline_s = float("inf")
-        self._parser = RequestParser(server.limits, self._on_request, self._on_head)
         self._queue: deque[Request] = deque()
         self._stage = "idle"  # idle, handling, streaming: decides what a lost connection cancels
         self._wake: asyncio.Future[None] | None = None
@@ -144,6 +143,12 @@ class Connection(asyncio.Protocol):
 
     # asyncio.Protocol
 
+    def __del__(self) -> None:
+        if not hasattr(
+            self, "transport"
+        ):  # asyncio tells nobody when a TLS handshake fails; nothing refers to this one then
+            self.server.count("tls_handshake")
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's own classes do not inherit it
         self.transport = transport
@@ -152,6 +157,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             return
         self.server.connections.add(self)
+        self._parser = RequestParser(self.limits, self._on_request, self._on_head)
         peer = transport.get_extra_info("peername")
         self._parser.peer_host = str(peer[0]) if peer else ""
         self._parser.certificate = _peer_certificate(transport.get_extra_info("ssl_object"))

@@ -69,7 +69,10 @@ class Tx:
 def connect(path: Path | str, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a connection with the house's pragmas. Raises DatabaseDamaged."""
     uri = f"file:{path}?mode=ro" if read_only else f"file:{path}"
-    conn = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    try:
+        conn = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    except sqlite3.DatabaseError as error:
+        raise _translate(error, path) from error
     try:
         if not read_only:
             conn.execute("PRAGMA journal_mode=WAL")

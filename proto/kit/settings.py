@@ -5,6 +5,7 @@ An unknown key is an error that names it and the nearest known one.
 """
 
 import difflib
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from proto.kit.errors import UsageError
 S = TypeVar("S", bound=msgspec.Struct)
 ENV_PREFIX = "SKERRY_"
 MAX_FILE_BYTES = 1 << 20
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)  # the loader lets wrong dates and bottomless nesting out
 
 
 class Doc(msgspec.Struct, frozen=True):
@@ -53,9 +55,11 @@ def load(
             raise UsageError(f"--set {pair}: write it as key=value")
         _put(values, known, key.strip(), _scalar(text), where=f"--set {pair}")
     try:
-        return msgspec.convert(values, kind, strict=False)
+        found = msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"settings: {error}") from error
+        raise UsageError(f"settings: {_sentence(str(error))}") from error
+    _check_numbers(found)
+    return found
 
 
 def known_keys(kind: type[msgspec.Struct], prefix: str = "") -> list[str]:
@@ -93,6 +97,22 @@ def to_yaml(settings: msgspec.Struct) -> str:
     return yaml.safe_dump(msgspec.to_builtins(settings), sort_keys=False)
 
 
+def _sentence(text: str) -> str:
+    """msgspec's words with the key first: ``api.port: expected `int` <= 65535``."""
+    what, _, where = text.partition(" - at `$.")
+    return f"{where.rstrip('`')}: {what[0].lower()}{what[1:]}" if where else text
+
+
+def _check_numbers(settings: msgspec.Struct, prefix: str = "") -> None:
+    """Every number here is an amount, a time or a port. Raises UsageError for one below 0, NaN and infinity."""
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, msgspec.Struct):
+            _check_numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise UsageError(f"settings: {prefix}{name}: {value} is no finite number from 0 on")
+
+
 def _struct_of(annotation: Any) -> type[msgspec.Struct] | None:
     bare = getattr(annotation, "__origin__", annotation)
     return bare if isinstance(bare, type) and issubclass(bare, msgspec.Struct) else None
@@ -108,11 +128,19 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise UsageError(f"settings file {file} is larger than {MAX_FILE_BYTES} bytes")
     try:
         loaded = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"settings file {file} is not YAML: {str(error).splitlines()[0]}") from error
+    except UNREADABLE as error:
+        raise UsageError(f"settings file {file} is not YAML: {_reason(error)}") from error
     if not isinstance(loaded, dict):
         raise UsageError(f"settings file {file}: the top level must be a mapping of settings")
     return loaded
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+    return (str(error).splitlines() or ["unreadable"])[0]
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -128,7 +156,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _scalar(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except UNREADABLE:
         return text
 
 

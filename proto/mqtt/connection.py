@@ -80,6 +80,10 @@ class ClientConnection(Wire):
 
     # -- asyncio.Protocol
 
+    def __del__(self) -> None:
+        if not hasattr(self, "transport"):  # asyncio tells nobody when a TLS handshake fails
+            self.broker.counters.refused.inc("tls_handshake")
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's own classes do not inherit it
         self.transport = transport

@@ -176,7 +176,8 @@ async def test_refusals_have_kubeedges_codes_and_reasons(room: Room, d: str, bod
     await room.send(f"{d}/twin/update", body)
 
     [answer] = room.broker.take(f"{d}/twin/update/result")
-    assert (answer["code"], answer["reason"]) == (code, reason)
+    assert answer["code"] == code
+    assert answer["reason"].startswith(reason)  # we add which field it is
     assert room.broker.take(f"{d}/twin/update/document") == []
     assert room.outbox.messages == []
 

@@ -83,7 +83,8 @@ def test_a_body_that_cannot_be_read_has_kubeedges_reason(payload: bytes, reason:
     with pytest.raises(Rejected) as refusal:
         topics.decode_update(payload)
 
-    assert (refusal.value.status, str(refusal.value)) == (400, reason)
+    assert refusal.value.status == 400
+    assert str(refusal.value).startswith(reason)  # followed by which part of the body it is
 
 
 @pytest.mark.parametrize(

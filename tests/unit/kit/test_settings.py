@@ -19,6 +19,7 @@ class Example(msgspec.Struct, frozen=True):
     api: Api = msgspec.field(default_factory=Api)
     node: Annotated[str, msgspec.Meta(description="Name of the node.")] = ""
     verbose: bool = False
+    wait_s: Annotated[float, msgspec.Meta(description="A time.")] = 1.0
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -35,8 +36,12 @@ def test_later_sources_win(tmp_path: Path) -> None:
     [
         (["api.prot=1"], r"unknown setting 'api.prot' in --set api.prot=1; the nearest known one is 'api.port'"),
         (["api.port"], r"--set api.port: write it as key=value"),
-        (["api.port=many"], r"Expected `int`, got `str` - at `\$.api.port`"),
-        (["api.port=70000"], r"Expected `int` <= 65535 - at `\$.api.port`"),
+        (["api.port=many"], r"settings: api.port: expected `int`, got `str`"),
+        (["api.port=70000"], r"settings: api.port: expected `int` <= 65535"),
+        (["wait_s=-1"], r"settings: wait_s: -1.0 is no finite number from 0 on"),
+        (["wait_s=.nan"], r"settings: wait_s: nan is no finite number"),
+        (["wait_s=.inf"], r"settings: wait_s: inf is no finite number"),
+        (["node=2020-13-45", "api.port=" + "[" * 5000], r"settings: api.port: expected `int`"),
     ],
 )
 def test_bad_input_gets_one_sentence(sets: list[str], sentence: str) -> None:
@@ -46,7 +51,14 @@ def test_bad_input_gets_one_sentence(sets: list[str], sentence: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("a: [", "is not YAML"), ("- 1", "top level must be a mapping"), ("nodes: x", "nearest known one is 'node'")],
+    [
+        ("a: [", "is not YAML"),
+        ("- 1", "top level must be a mapping"),
+        ("nodes: x", "nearest known one is 'node'"),
+        ("node: [1,\n", "in line 2, column 1"),
+        ("a: " + "[" * 5000, "not YAML: it is nested too deeply"),
+        ("node: 2020-13-45", "not YAML: month must be in 1..12"),
+    ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
     file = tmp_path / "c.yaml"
