@@ -51,11 +51,12 @@ async def test_a_database_error_is_translated_and_the_next_transaction_works(sql
 async def test_a_read_waits_for_no_writer_even_on_a_connection_that_has_written(tmp_path: Path) -> None:
     path = tmp_path / "cloud.db"
     sql = Sql.open(f"sqlite:///{path}")
-    await sql.tx(lambda conn: add(conn, 1))  # its connection goes back to the pool, for the read to take
+    for number in range(8):  # every pooled connection has written before the read takes one
+        await sql.tx(lambda conn, n=number: add(conn, n))  # type: ignore[misc]
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         async with asyncio.timeout(3):
-            assert await ids(sql) == [1]
+            assert await ids(sql) == list(range(8))
     await sql.close()
 
 
