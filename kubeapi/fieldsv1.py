@@ -91,11 +91,6 @@ def leaves(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
             yield from leaves(child, (*path, key))
 
 
-def contains(tree: Tree, other: Tree) -> bool:
-    """Whether every field of ``other`` is in ``tree``."""
-    return not subtract(other, tree)
-
-
 def of_value(kind: Type | None, value: Any) -> Tree:
     """Return the set of fields that ``value`` mentions; atomic parts are one field."""
     if isinstance(value, dict) and value and not (kind is not None and kind.atomic):

@@ -38,6 +38,7 @@ class Watcher:
         self._on_close = on_close
         self._convert = convert
         self._events: deque[Event] = deque()
+        self._live = 0  # of the queue's tail: what came since the watch began; what it began with has no bound
         self._bytes = 0
         self._wake: asyncio.Future[None] | None = None
         self._overflow = False
@@ -51,8 +52,10 @@ class Watcher:
         if self._convert is not None and event.type != "BOOKMARK":
             event = self._convert(self.res, event)
         self._events.append(event)
-        self._bytes += len(stored.body)
-        if bounded and (len(self._events) > MAX_QUEUED_EVENTS or self._bytes > MAX_QUEUED_BYTES):
+        if bounded:
+            self._live += 1
+            self._bytes += len(stored.body)
+        if self._live > MAX_QUEUED_EVENTS or self._bytes > MAX_QUEUED_BYTES:
             self._overflow = True
             self._events.clear()
             self._on_close(self, True)
@@ -77,7 +80,7 @@ class Watcher:
             raise gone("the watch was too slow for the rate of changes; list again")
         events = list(self._events)
         self._events.clear()
-        self._bytes = 0
+        self._live = self._bytes = 0
         if events:
             self.revision = events[-1].revision
         return events
@@ -103,7 +106,9 @@ class Watcher:
         if not self._events:
             raise StopAsyncIteration
         event = self._events.popleft()
-        self._bytes -= len(event.stored.body)
+        if len(self._events) < self._live:
+            self._live -= 1
+            self._bytes -= len(event.stored.body)
         self.revision = event.revision
         return event
 

@@ -131,6 +131,19 @@ async def test_a_slow_watcher_gets_410_and_is_counted(api: Api, monkeypatch: pyt
     assert api.store.slow_watchers == 1
 
 
+async def test_what_a_watch_begins_with_is_not_slowness(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubeapi.watch.MAX_QUEUED_EVENTS", 3)
+    for i in range(8):
+        await api.create(CM, config_map(f"a{i}"))
+    watch = api.store.watch(CM, None, None)
+    for i in range(3):
+        await api.create(CM, config_map(f"b{i}"))
+    seen = [await anext(watch) for _ in range(9)]
+    await api.create(CM, config_map("c"))
+    seen += await watch.batch()
+    assert [e.object["metadata"]["name"] for e in seen] == [*(f"a{i}" for i in range(8)), "b0", "b1", "b2", "c"]
+
+
 async def test_a_quiet_watch_gets_bookmarks(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kubeapi.store.BOOKMARK_EVERY", 5)
     quiet = api.store.watch(LEASE, None, api.store.revision, bookmarks=True)
