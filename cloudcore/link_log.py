@@ -107,15 +107,15 @@ class SqlLog:
 
 def get_mark(conn: Connection, node: str, incarnation: str) -> int:
     """Return the high-water mark of (node, incarnation), 0 for none."""
-    return int(conn.exec_driver_sql(_sql(conn, GET_MARK), (node, incarnation)).scalar() or 0)
+    return int(conn.exec_driver_sql(driver_sql(conn, GET_MARK), (node, incarnation)).scalar() or 0)
 
 
 def put_mark(conn: Connection, node: str, incarnation: str, seq: int) -> None:
     """Set the high-water mark, in the transaction that applied what it covers."""
-    conn.exec_driver_sql(_sql(conn, PUT_MARK), (node, incarnation, seq))
+    conn.exec_driver_sql(driver_sql(conn, PUT_MARK), (node, incarnation, seq))
 
 
-def _sql(conn: Connection, statement: str) -> str:
+def driver_sql(conn: Connection, statement: str) -> str:
     """Return ``statement`` with the driver's own placeholders: compiling these per batch would cost more than they do."""
     return statement if conn.dialect.name == "sqlite" else statement.replace("?", "%s")
 

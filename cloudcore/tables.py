@@ -97,3 +97,12 @@ class LinkOut(SQLModel, table=True):
     seq: int = Field(sa_column=Column(BigInteger, nullable=False))
     kind: str = Field(sa_column=Column(Text, nullable=False))
     body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class DeviceOwner(SQLModel, table=True):
+    """A node that has or had the Device with this uid."""
+
+    __tablename__ = "device_owner"
+
+    uid: str = Field(sa_column=Column(Text, primary_key=True))
+    node: str = Field(sa_column=Column(Text, primary_key=True))

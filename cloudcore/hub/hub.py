@@ -4,23 +4,27 @@ from cloudcore.controllers.devices import DeviceController
 from cloudcore.controllers.nodes import NodeController, is_edge
 from cloudcore.history import History
 from cloudcore.hub.effects import Effects
+from cloudcore.hub.owners import Owners
 from cloudcore.hub.replica import Replica
 from cloudcore.hub.scope import Changed, Scope
 from cloudcore.hub.sessions import Sessions
 from cloudcore.hub.upstream import Upstream
 from cloudcore.kube.cluster import Cluster
 from cloudcore.settings import Settings
+from cloudcore.sql import Sql
 from proto.kit.daemon import Supervisor
 
 
 class Hub:
     """``replica`` is what the link gets; ``changed`` is told when a node should hold something else."""
 
-    def __init__(self, cluster: Cluster, history: History, settings: Settings, changed: Changed) -> None:
+    def __init__(self, cluster: Cluster, sql: Sql, history: History, settings: Settings, changed: Changed) -> None:
         nodes = settings.nodes
         self.cluster = cluster
         self.sessions = Sessions(cluster.clock, away_after_s=nodes.away_after_s, settle_s=nodes.settle_s)
         self.scope = Scope(cluster.devices, cluster.models, cluster.nodes, changed)
+        self.owners = Owners(sql, cluster.devices, cluster.clock)
+        history.may_report = self.owners.may_report
         self.devices = DeviceController(cluster, self.sessions)
         self.nodes = NodeController(
             cluster, self.sessions, lease_duration_s=nodes.lease_duration_s, lease_renew_s=_renew_s(settings)
@@ -56,8 +60,10 @@ class Hub:
             source=lambda: sum(session.connected for session in self.sessions.all().values()),
         )
 
-    def start(self, supervisor: Supervisor) -> None:
-        """Run every room until the supervisor ends."""
+    async def start(self, supervisor: Supervisor) -> None:
+        """Load what the rooms remember and run them until the supervisor ends. Raises SqlUnavailable."""
+        await self.owners.load()
+        supervisor.spawn(self.owners.run(), "owners")
         supervisor.spawn(self.cluster.run(), "informers")
         supervisor.spawn(self.upstream.run(), "upstream")
         supervisor.spawn(self.devices.run(), "devices")

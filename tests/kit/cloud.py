@@ -108,13 +108,14 @@ async def running(path: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud
         changes: list[tuple[str, str]] = []
         hub = Hub(
             cluster,
+            sql,
             History(sql, clock=clock, metrics=metrics),
             settings,
             lambda node, key: changes.append((node, key)),
         )
         supervisor = Supervisor(clock)
         stack.push_async_callback(supervisor.close)
-        hub.start(supervisor)
+        await hub.start(supervisor)
         await cluster.wait_synced()
         cloud = Cloud(client, cluster, hub, sql, metrics)
         cloud.changes = changes

@@ -120,15 +120,18 @@ async def test_a_damaged_database_is_not_saved_as_if_it_were_good(tmp_path: Path
     assert os.listdir(tmp_path) == ["cloud"]  # noqa: PTH208  nothing else is left behind
 
 
-async def test_the_command_gives_the_cloud_a_new_incarnation(tmp_path: Path) -> None:
+async def incarnation(data_dir: Path) -> str:
+    sql = Sql.open(f"sqlite:///{data_dir / 'cloud.db'}")
+    found = await SqlLog(sql).incarnation()
+    await sql.close()
+    return found
+
+
+def test_the_command_gives_the_cloud_a_new_incarnation(tmp_path: Path) -> None:
     data_dir, file = tmp_path / "cloud", tmp_path / "save.tar"
-    sql = Sql.open(f"sqlite:///{data_dir / 'cloud.db'}")
-    before = await SqlLog(sql).incarnation()
-    await sql.close()
+    before = asyncio.run(incarnation(data_dir))
 
-    assert (await asyncio.to_thread(run, "backup", str(file), "--data-dir", str(data_dir))).code == 0
-    assert (await asyncio.to_thread(run, "restore", str(file), "--data-dir", str(data_dir))).code == 0
+    assert run("backup", str(file), "--data-dir", str(data_dir)).code == 0
+    assert run("restore", str(file), "--data-dir", str(data_dir)).code == 0
 
-    sql = Sql.open(f"sqlite:///{data_dir / 'cloud.db'}")
-    assert await SqlLog(sql).incarnation() != before
-    await sql.close()
+    assert asyncio.run(incarnation(data_dir)) != before

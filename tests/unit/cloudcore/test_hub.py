@@ -7,9 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from cloudcore.history import Query, read
+from cloudcore.hub.owners import Owners
 from cloudcore.kube.errors import NotFound
+from cloudcore.kube.informer import Informer
 from cloudcore.kube.resources import DEVICE, DEVICE_MODEL, DEVICE_STATUS, EVENT, LEASE, NODE
 from proto.kit import canonical
+from proto.kit.backoff import Rng
+from proto.kit.clock import SystemClock
+from proto.kit.metrics import Metrics
 from proto.link.replica import MessageRow, StateChange
 from tests.kit.cloud import Cloud, running, status_change
 from tests.kit.wait import eventually
@@ -260,6 +266,58 @@ async def test_an_event_about_somebody_else_is_dropped_and_counted(cloud: Cloud)
     dropped = cloud.metrics.counter("skerry_cloud_effects_dropped_total", "", ("kind",))
     await eventually(lambda: dropped.value("event") == 1)
     assert (await cloud.client.list(EVENT))["items"] == []
+
+
+def history_row(seq: int, uid: str, name: str = "kiln") -> MessageRow:
+    return message(seq, "history", ["default", name, uid, 1, seq, {"temp": str(seq)}])
+
+
+async def stored(cloud: Cloud) -> list[tuple[str, str]]:
+    query = Query("default", "kiln")
+    return await cloud.sql.read(lambda conn: [(row["node"], row["value"]) for row in read(conn, query)])
+
+
+async def test_nobody_reports_about_another_nodes_device(cloud: Cloud) -> None:
+    uid = (await cloud.device("kiln"))["metadata"]["uid"]
+    await eventually(lambda: holds(cloud, "gw-1"))
+
+    await cloud.hub.replica.apply_messages("gw-2", "disk-2", [history_row(1, uid), history_row(2, "made-up")])
+    await cloud.hub.replica.apply_messages("gw-1", "disk-1", [history_row(3, uid)])
+
+    assert await stored(cloud) == [("gw-1", "3")]
+    assert cloud.metrics.counter("skerry_cloud_history_foreign_total", "").value() == 2
+
+
+async def test_late_reports_of_a_device_that_moved_or_is_gone_are_kept(cloud: Cloud) -> None:
+    uid = (await cloud.device("kiln"))["metadata"]["uid"]
+    await eventually(lambda: holds(cloud, "gw-1"))
+    patch = [{"op": "replace", "path": "/spec/nodeName", "value": "gw-2"}]
+    await cloud.client.patch(DEVICE, "default", "kiln", patch, content_type="application/json-patch+json")
+    await eventually(lambda: holds(cloud, "gw-2"))
+
+    await cloud.hub.replica.apply_messages("gw-1", "disk-1", [history_row(1, uid)])
+    await cloud.client.delete(DEVICE, "default", "kiln")
+    await eventually(lambda: not holds(cloud, "gw-2"))
+    await cloud.hub.replica.apply_messages("gw-1", "disk-1", [history_row(2, uid)])
+
+    assert await stored(cloud) == [("gw-1", "1"), ("gw-1", "2")]
+
+
+async def test_a_new_process_remembers_who_had_a_device(cloud: Cloud) -> None:
+    uid = (await cloud.device("kiln"))["metadata"]["uid"]
+    await eventually(lambda: holds(cloud, "gw-1"))
+
+    async def written() -> bool:
+        later = Owners(cloud.sql, _no_devices(cloud), SystemClock())
+        await later.load()
+        known = later.may_report("gw-1", "default", "kiln", uid)
+        return known and not later.may_report("gw-2", "default", "kiln", uid)
+
+    await eventually(written)
+
+
+def _no_devices(cloud: Cloud) -> Informer:
+    return Informer(cloud.client, DEVICE, clock=SystemClock(), rng=Rng(1), metrics=Metrics())
 
 
 async def test_a_fenced_copy_is_told_to_people(cloud: Cloud) -> None:
