@@ -256,10 +256,9 @@ class MqttBroker:
         return bool(routes or plan.sinks)
 
     def _deliver(self, message: Publish, route: Route) -> tuple[Session, Any] | None:
-        session = route.session
-        qos = min(message.qos, route.qos)
+        qos = min(route.qos, message.qos)
         retain = message.retain and route.retain_as_published
-        return self.deliver(session, message, qos, retain=retain, ids=route.ids)
+        return self.deliver(route.session, message, qos, retain=retain, ids=route.ids)
 
     def deliver(
         self, session: Session, message: Publish, qos: int, *, retain: bool, ids: tuple[int, ...]

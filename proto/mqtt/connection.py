@@ -220,6 +220,7 @@ class ClientConnection(Wire):
         if self.closed or self.session is None:
             return
         if error is not None:
+            self.session.will = None
             self.refuse(reasons.SERVER_UNAVAILABLE)
             return
         self.connected = True

@@ -32,19 +32,17 @@ class Publish:
     client_id: str = ""  # the publisher; "" when published from inside
     identity: "Identity | None" = None  # the publisher's; None when published from inside
     expires_at_s: float | None = None  # the broker's monotonic clock; None never
-    _parts: dict[int, tuple[bytes, bytes]] | None = field(default=None, repr=False, compare=False)
+    _key: int = field(default=-1, repr=False, compare=False)  # which parts the cache holds
+    _found: tuple[bytes, bytes] = field(default=(b"", b""), repr=False, compare=False)
 
     def parts(self, version: int, flags: int) -> tuple[bytes, bytes]:
-        """Return the bytes before and after the packet id; encoded once for all receivers alike."""
-        cache = self._parts
-        if cache is None:
-            cache = self._parts = {}
+        """Return the bytes before and after the packet id; encoded once for receivers alike that follow each other."""
         key = version << 4 | flags
-        found = cache.get(key)
-        if found is None:
+        if key != self._key:
             properties = self.forwarded() if version == V5 else None
-            found = cache[key] = publish_parts(self.topic, self.payload, version, flags, properties)
-        return found
+            self._found = publish_parts(self.topic, self.payload, version, flags, properties)
+            self._key = key
+        return self._found
 
     def forwarded(self) -> Properties | None:
         """Return the properties that travel on to subscribers."""
@@ -61,6 +59,10 @@ def publish_parts(
     topic = len(raw).to_bytes(2, "big") + raw
     tail = p.encode(properties) + payload if version == V5 else payload
     length = len(topic) + len(tail) + (2 if flags & 0x06 else 0)
+    if length < 0x80:
+        return bytes((0x30 | flags, length)) + topic, tail
+    if length < 0x4000:
+        return bytes((0x30 | flags, length & 0x7F | 0x80, length >> 7)) + topic, tail
     return bytes((0x30 | flags,)) + write_varint(length) + topic, tail
 
 

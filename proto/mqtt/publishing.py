@@ -28,26 +28,38 @@ def receive(connection: "ClientConnection", packet: Publish) -> None:
     packet.identity = connection.identity
     ticket = connection.ticket or connection.open_ticket()
     if qos:
-        if max(connection.unacknowledged, len(session.incoming or ())) >= broker.settings.receive_maximum:
+        limit = broker.settings.receive_maximum
+        if connection.unacknowledged >= limit or (session.incoming and len(session.incoming) >= limit):
             _too_many(connection)
         if qos == 2 and session.incoming and packet.packet_id in session.incoming:
             _acknowledge(connection, ticket, b"\x50\x02", packet.packet_id)
             return
-    reason = _refusal(connection, packet, topic)
-    if reason:
-        _refuse_publish(connection, packet, ticket, reason)
-        return
-    before = ticket.durable
-    ticket.durable = False
-    wanted = broker.route(packet, session, ticket)
+    rights = connection.may_publish
+    if packet.retain or rights is None or not rights.get(topic):
+        reason = _refusal(connection, packet, topic)
+        if reason:
+            _refuse_publish(connection, packet, ticket, reason)
+            return
     if qos == 2:
-        session.incoming = session.incoming or {}
-        session.incoming[packet.packet_id] = stored = ticket.durable and session.stored
-        if stored:
-            broker.store.incoming(session, packet.packet_id)
-    ticket.durable = ticket.durable or before
+        _receive_once(connection, session, packet, ticket)
+        return
+    wanted = broker.route(packet, session, ticket)
     if qos:
-        _acknowledge(connection, ticket, b"\x40\x02" if qos == 1 else b"\x50\x02", packet.packet_id, wanted=wanted)
+        _acknowledge(connection, ticket, b"\x40\x02", packet.packet_id, wanted=wanted)
+
+
+def _receive_once(connection: "ClientConnection", session: Session, packet: Publish, ticket: Ticket) -> None:
+    """QoS 2: the packet id is remembered, on disk when the message is, so that a repetition is not a second message."""
+    broker = connection.broker
+    before, ticket.durable = ticket.durable, False
+    wanted = broker.route(packet, session, ticket)
+    if session.incoming is None:
+        session.incoming = {}
+    session.incoming[packet.packet_id] = stored = ticket.durable and session.stored
+    if stored:
+        broker.store.incoming(session, packet.packet_id)
+    ticket.durable = ticket.durable or before
+    _acknowledge(connection, ticket, b"\x50\x02", packet.packet_id, wanted=wanted)
 
 
 def _too_many(connection: "ClientConnection") -> None:

@@ -81,7 +81,10 @@ class Reader:
             first = buf[pos]
             length = buf[pos + 1]
             start = pos + 2
-            if length > 0x7F:
+            if length > 0x7F and start < size and buf[start] < 0x80:
+                length = length & 0x7F | buf[start] << 7
+                start += 1
+            elif length > 0x7F:
                 length, start = self._long_length(buf, pos + 1)
                 if start == 0:
                     self._check_first(first)

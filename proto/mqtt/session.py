@@ -29,7 +29,7 @@ class Batch:
 class Entry:
     """A message on its way to one session."""
 
-    __slots__ = ("batch", "dup", "ids", "message", "qos", "retain", "seq", "size_bytes")
+    __slots__ = ("batch", "dup", "ids", "message", "packet_id", "qos", "retain", "seq", "size_bytes")
 
     def __init__(self, message: Publish, qos: int, *, retain: bool, ids: tuple[int, ...], seq: int) -> None:
         self.message = message
@@ -37,13 +37,10 @@ class Entry:
         self.retain = retain
         self.ids = ids  # subscription identifiers
         self.seq = seq
-        self.size_bytes = size_of(message)
+        self.packet_id = (seq - 1) % MAX_PACKET_ID + 1
+        self.size_bytes = len(message.payload) + len(message.topic) + ENTRY_BYTES
         self.dup = False
         self.batch: Batch | None = None
-
-    @property
-    def packet_id(self) -> int:
-        return (self.seq - 1) % MAX_PACKET_ID + 1
 
 
 def size_of(message: Publish) -> int:
@@ -106,6 +103,7 @@ class Session:
         "subscriptions",
         "timers",
         "version",
+        "waiting",
         "will",
         "window",
     )
@@ -130,15 +128,12 @@ class Session:
         self.inflight: dict[int, Entry] | None = None  # by packet id, in order of sending
         self.released: dict[int, None] | None = None  # packet ids between PUBREC and PUBCOMP, in order
         self.queue: deque[Entry] | None = None
+        self.waiting = 0  # messages admitted and not settled
         self.queued_bytes = 0
         self.incoming: dict[int, bool] | None = None  # QoS 2 packet ids received; True: also on disk
         self.will: WillMessage | None = None
         self.identity: Identity | None = None  # of the last connection; None after a restart of the broker
         self.timers: list[Timer] | None = None  # will and expiry of a session without a connection
-
-    @property
-    def queued_messages(self) -> int:
-        return len(self.queue or ()) + len(self.inflight or ())
 
     def admit(
         self, message: Publish, qos: int, *, retain: bool, ids: tuple[int, ...], limits: tuple[int, int]
@@ -149,9 +144,10 @@ class Session:
         if (
             self.queued_bytes + size > limits[1]
             or self.quota.used_bytes + size > self.quota.limit_bytes
-            or self.queued_messages >= limits[0]
+            or self.waiting >= limits[0]
         ):
             return None
+        self.waiting += 1
         self.next_seq += 1
         self.queued_bytes += size
         self.quota.used_bytes += size
@@ -178,7 +174,7 @@ class Session:
             if len(inflight) + len(self.released or ()) >= self.window:
                 return
             entry = queue[0]
-            packet_id = (entry.seq - 1) % MAX_PACKET_ID + 1
+            packet_id = entry.packet_id
             if packet_id in inflight or (self.released and packet_id in self.released):
                 return  # 65,535 messages later its id is still taken: wait
             queue.popleft()
@@ -243,6 +239,7 @@ class Session:
 
     def settle(self, entry: Entry) -> None:
         """Give back what an admitted message held: it is done, or will never be sent."""
+        self.waiting -= 1
         self.queued_bytes -= entry.size_bytes
         self.quota.used_bytes -= entry.size_bytes
         if not self.stored:
@@ -260,6 +257,7 @@ class Session:
     def restore(self, entries: list[Entry]) -> None:
         """Take back what the store kept, in order; sizes count against the quota even beyond it."""
         for entry in entries:
+            self.waiting += 1
             self.queued_bytes += entry.size_bytes
             self.quota.used_bytes += entry.size_bytes
         if entries:

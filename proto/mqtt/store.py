@@ -86,7 +86,7 @@ class Store:
 
     def append(self, message: Publish, targets: list[tuple[Session, Entry]]) -> None:
         """Keep ``message`` for stored sessions; each gets its entry pushed after the commit."""
-        turn = self._open_turn()
+        turn = self._turn or self._open_turn()
         key = tuple([session.number for session, _ in targets])
         group = turn.groups.get(key)
         if group is None or group[2][0] > MAX_BATCH_BYTES:
@@ -99,16 +99,18 @@ class Store:
         rows.append((self._pack(message), refs))
         size[0] += len(message.payload) + len(message.topic)
         batch.remaining += len(targets)
-        for target in targets:
-            target[1].batch = batch
+        for _, entry in targets:
+            entry.batch = batch
         turn.deliveries += targets
 
     def settled(self, session: Session, entry: Entry) -> None:
         if self.db is None or not session.stored:
             return
-        turn = self._open_turn()
+        turn = self._turn or self._open_turn()
         if not session.gone:
-            done = turn.floors.setdefault(session, [])
+            done = turn.floors.get(session)
+            if done is None:
+                done = turn.floors[session] = []
             if entry.seq > session.floor:
                 done.append(entry.seq)
         batch = entry.batch

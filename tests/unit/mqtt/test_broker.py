@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -381,7 +382,7 @@ async def test_local_connection_publishes_subscribes_and_acknowledges() -> None:
 
     assert (inbound.topic, inbound.payload, inbound.retain) == ("skerry/1/edge/up", b"hello", False)
     assert await edge.sent() == w.puback(1) + w.publish("skerry/1/edge/down", b"welcome", qos=1, pid=1)
-    assert broker.sessions.by_id["cloud"].queued_messages == 0
+    assert broker.sessions.by_id["cloud"].waiting == 0
     await broker.close()
 
 
@@ -433,3 +434,47 @@ async def test_counters_name_every_drop_and_refusal() -> None:
     assert 'mqtt_refused_total{reason="subscribe_0x87"} 1' in text
     assert 'mqtt_messages_received_total{qos="0"} 1' in text
     assert "mqtt_connections 1" in text
+
+
+async def test_a_device_report_to_a_sink_and_a_few_subscribers_costs_little() -> None:
+    broker = MqttBroker()
+    taken: list[int] = []
+
+    def sink(messages: list[Publish]) -> None:
+        taken.append(len(messages))
+
+    broker.add_sink("$hw/events/device/+/twin/update", sink)
+    watchers = [await connected(broker, f"w{n}") for n in range(3)]
+    for watcher in watchers:
+        watcher.receive(w.subscribe(1, ("$hw/events/#", 0)))
+    device = await connected(broker, "device")
+    reports = b"".join(w.publish("$hw/events/device/kiln/twin/update", b"x" * 300, qos=1, pid=n) for n in range(1, 21))
+
+    costs_us = []
+    for _ in range(50):
+        started_s = time.thread_time()
+        device.receive(reports)
+        await device.sent()
+        costs_us.append((time.thread_time() - started_s) / 20 * 1e6)
+
+    assert min(costs_us) < 50
+    assert sum(taken) == 1000
+
+
+async def test_a_connect_that_cannot_be_kept_is_refused_and_leaves_no_will(db: Database) -> None:
+    broker = LocalBroker(db=db)
+    watcher = await broker.connect("watcher")
+    await watcher.subscribe("w", 0)
+    await db.tx(
+        lambda tx: tx.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON mqtt_sessions BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
+        ).close()
+    )
+    client = FakeClient(broker)
+
+    client.receive(w.connect("a", clean=False, will=("w", b"gone", 0, False)))
+
+    assert await eventually(client.sent) == b"\x20\x02\x00\x03"
+    await broker.publish("w", b"only this")
+    assert (await watcher.receive()).payload == b"only this"
+    await broker.close()

@@ -157,6 +157,7 @@ def test_the_end_gives_everything_back() -> None:
 
     assert session.quota.used_bytes == 0
     late = Entry(Publish("t", b"late", 1), 1, retain=False, ids=(), seq=9)
+    session.waiting += 1
     session.queued_bytes += late.size_bytes
     session.quota.used_bytes += late.size_bytes
     session.push(late)
