@@ -71,7 +71,7 @@ async def test_a_device_certificate_is_its_name(seeded: LoneEdge, tmp_path: Path
     trust = ssl.create_default_context(cafile=str(authority.ca_file))
 
     with pytest.raises(aiomqtt.MqttError):
-        async with aiomqtt.Client("127.0.0.1", seeded.mqtt_port, tls_context=trust):
+        async with aiomqtt.Client("127.0.0.1", seeded.mqtt_port, tls_context=trust, timeout=2):
             pass
     trust.load_cert_chain(kiln.cert, kiln.key)
     async with aiomqtt.Client("127.0.0.1", seeded.mqtt_port, tls_context=trust) as client:
