@@ -10,8 +10,10 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ DESIRED = 5
 FIRST_S, AGAIN_S = 300.0, 180.0  # patience; the goal is another matter
 SETTLE_S = 5.0
 AWAY_S = 2.0
+TELL_S = 2.0  # progress on standard error
 
 
 async def admit(cloud_dir: Path, nodes: list[str], clock: SystemClock) -> dict[str, tuple[bytes, bytes]]:
@@ -76,13 +79,25 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def tell(edges: list[BenchEdge], at_s: float, done: int) -> None:
+    states = Counter(edge.session.state.value for edge in edges)
+    words = " ".join(f"{name} {count}" for name, count in sorted(states.items()))
+    reasons = Counter(edge.last_error for edge in edges if edge.last_error)
+    sys.stderr.write(f"{at_s:5.1f} s  done {done}  {words}  {dict(reasons.most_common(3))}\n")
+
+
 async def progress(edges: list[BenchEdge], began_s: float, timeout_s: float, done: Callable[[BenchEdge], bool]) -> Any:
     """Wait until every edge is ``done``; returns seconds since ``began_s`` until half, 99 % and all were."""
     marks: dict[str, float] = {}
     levels = {"half_s": 0.5, "p99_s": 0.99, "synced_s": 1.0}
+    told_s = began_s
 
     def all_done() -> bool:
+        nonlocal told_s
         count = sum(map(done, edges))
+        if time.monotonic() - told_s >= TELL_S:
+            told_s = time.monotonic()
+            tell(edges, told_s - began_s, count)
         for name, share in levels.items():
             if name not in marks and count >= share * len(edges):
                 marks[name] = round(time.monotonic() - began_s, 2)

@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 from collections.abc import Container, Mapping
-from contextlib import suppress
 
 from proto import codec, digest, topics
 from proto.exchange import StateRow
@@ -126,6 +125,7 @@ class BenchEdge:
         self.session = EdgeSession(Identity(f"{rng.getrandbits(128):032x}"), self.room, settings, rng)
         self.sessions = 0
         self.dials = 0
+        self.last_error = ""  # why it could not connect, since the last session
         self.agreed = False
         self._address, self._tls = address, tls
         self._settings, self._clock, self._rng = settings, clock, rng
@@ -142,8 +142,10 @@ class BenchEdge:
     async def run(self) -> None:
         while True:
             self.dials += 1
-            with suppress(OSError, TimeoutError):
+            try:
                 await self._serve()
+            except (OSError, TimeoutError) as error:
+                self.last_error = type(error).__name__
             pause_s, self._pause_s = self._pause_s, 0.0
             await self._clock.sleep(max(pause_s, self._backoff.next_s()))
 
@@ -224,6 +226,7 @@ class BenchEdge:
             self._perform(self.session.adopted(self._clock.now_s()))
         elif isinstance(effect, Opened):
             self.sessions += 1
+            self.last_error = ""
             self.agreed, self._probe_due_s = False, 0.0
             self._backoff.reset()
         elif isinstance(effect, Drop):
