@@ -104,13 +104,13 @@ def drained(watch: Any) -> list[Event]:
     return events
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(steps)
 def test_state_watch_and_replay_agree_with_the_model(plan: list[Step]) -> None:  # API-5
     asyncio.run(run(plan))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["put", "remove", "fail", "both"]), st.sampled_from("ab"), st.integers(0, 9)),
@@ -159,7 +159,7 @@ async def resumed(plan: list[Step]) -> None:
         await api.close()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(steps)
 def test_a_watch_from_any_revision_is_complete_or_410(plan: list[Step]) -> None:  # API-4
     asyncio.run(resumed(plan))
