@@ -80,6 +80,8 @@ async def examine(patient: Patient) -> list[Check]:
 
 def check_data_dir(patient: Patient) -> list[Check]:
     name, path = "data directory", patient.data_dir
+    if path.exists() and not path.is_dir():
+        return [Check(name, "Error", f"{path} is no directory", f"ls -ld {path}  # and name another with --data-dir")]
     if not path.is_dir():
         return [Check(name, "Error", f"{path} does not exist yet", f"cloudcore serve {patient.flag}")]
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):

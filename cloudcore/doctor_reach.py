@@ -7,7 +7,7 @@ from cloudcore import broker, crds
 from cloudcore.commands.api import access_of
 from cloudcore.doctor import Check, Patient
 from cloudcore.kube.client import KubeClient
-from cloudcore.kube.errors import ApiRefused, ApiUnavailable, NotFound
+from cloudcore.kube.errors import ApiRefused, ApiUnavailable, Forbidden, NotFound
 from cloudcore.kube.resources import CRD
 from cloudcore.settings import Settings
 from proto.kit.clock import SystemClock
@@ -97,6 +97,9 @@ async def check_definitions(patient: Patient) -> list[Check]:
                     missing.append(wanted["metadata"]["name"])
         finally:
             await client.close()
+    except Forbidden as error:
+        text = f"this user lacks rights: {error}"
+        return [Check(name, "Error", text, "kubectl apply the ClusterRole of docs/cloudcore.md")]
     except SkerryError:
         return []  # the check before says why
     if missing:

@@ -10,6 +10,7 @@ import msgspec
 
 from cloudcore import settings as room
 from cloudcore.settings import Settings
+from proto.kit.errors import UsageError
 
 if TYPE_CHECKING:
     from cloudcore.sql import Sql
@@ -29,13 +30,19 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def open_sql(args: argparse.Namespace) -> "Sql":
-    """Open the cloud's database, in the daemon's absence or beside it. Call it inside a running loop."""
+    """Open the cloud's database, in the daemon's absence or beside it. Call it inside a running loop. Raises UsageError."""
     import cloudcore.revocation  # noqa: PLC0415  tables register themselves on import
     import cloudcore.tables  # noqa: PLC0415
     import cloudcore.tokens  # noqa: F401, PLC0415
     from cloudcore.sql import Sql  # noqa: PLC0415  SQLAlchemy costs a third of a second
 
-    return Sql.open(settings_of(args).database_url(data_dir_of(args)))
+    data_dir, settings = data_dir_of(args), settings_of(args)
+    if not settings.history.database and not data_dir.is_dir():
+        raise UsageError(
+            f"data directory {data_dir} does not exist: name another with --data-dir,"
+            f" or begin with `cloudcore serve --data-dir {data_dir}`"
+        )
+    return Sql.open(settings.database_url(data_dir))
 
 
 def wait(work: Coroutine[Any, Any, T]) -> T:

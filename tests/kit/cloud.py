@@ -96,9 +96,16 @@ async def bare_api(path: Path, options: Api = QUICK.api) -> AsyncIterator[Path]:
 @asynccontextmanager
 async def running(path: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud]:
     """Start everything under ``path``, synced."""
+    async with bare_api(path, settings.api) as kubeconfig_file, hub_on(kubeconfig_file, settings) as cloud:
+        yield cloud
+
+
+@asynccontextmanager
+async def hub_on(file: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud]:
+    """Start the hub over the API of a kubeconfig, synced; its database is beside that file."""
     clock, rng, metrics = SystemClock(), Rng(1), Metrics()
+    path = file.parent
     async with AsyncExitStack() as stack:
-        file = await stack.enter_async_context(bare_api(path, settings.api))
         sql = Sql.open(f"sqlite:///{path / 'history.db'}")
         stack.push_async_callback(sql.close)
         client = KubeClient(config.load(file))
