@@ -139,7 +139,7 @@ class MqttBroker:
             await self.clock.sleep(TICK_S)
             try:
                 self.sessions.timers.run(self.clock.now_s())
-                self.store.retry()
+                self.store.flush()
                 self.counters.flush()
             except Exception:
                 log.exception("tick failed")

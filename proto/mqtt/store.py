@@ -68,6 +68,7 @@ class Store:
         self._closed_groups: list[tuple[Batch, list[Any]]] = []
         self._next_batch = 1
         self._next_session = 1
+        self._scheduled = False  # this turn is flushed when the loop comes round
         self._failing = False  # the last commit failed: only the tick writes
         self.failures = 0  # transactions that could not commit
 
@@ -86,7 +87,7 @@ class Store:
 
     def append(self, message: Publish, targets: list[tuple[Session, Entry]]) -> None:
         """Keep ``message`` for stored sessions; each gets its entry pushed after the commit."""
-        turn = self._turn or self._open_turn()
+        turn = self._open_turn()
         key = tuple([session.number for session, _ in targets])
         group = turn.groups.get(key)
         if group is None or group[2][0] > MAX_BATCH_BYTES:
@@ -106,7 +107,7 @@ class Store:
     def settled(self, session: Session, entry: Entry) -> None:
         if self.db is None or not session.stored:
             return
-        turn = self._turn or self._open_turn()
+        turn = self._lazy_turn()
         if not session.gone:
             done = turn.floors.get(session)
             if done is None:
@@ -178,17 +179,24 @@ class Store:
     def _open_turn(self) -> _Turn:
         if self._turn is None:
             self._turn = _Turn()
-            if not self._failing:
-                asyncio.get_running_loop().call_soon(self.flush)
+        if not self._scheduled and not self._failing:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self.flush)
         return self._turn
 
-    def retry(self) -> None:
-        """Try again what a full disk refused; called by the broker's tick, so that a failure does not spin."""
-        if self._failing:
-            self.flush()
+    def _lazy_turn(self) -> _Turn:
+        """As ``_open_turn`` for what nobody waits for: written with the next turn, or at the broker's next tick."""
+        if self._turn is None:
+            self._turn = _Turn()
+        return self._turn
 
     def flush(self) -> "asyncio.Future[None] | None":
-        """Hand this turn to the database; None when there is nothing to write."""
+        """Hand this turn to the database; None when there is nothing to write.
+
+        Called at the end of a turn with something to wait for, and by the broker's tick: that one takes along what is
+        lazy, and tries again what a full disk refused, so that a failure does not spin.
+        """
+        self._scheduled = False
         turn, self._turn = self._turn, None
         if turn is None or self.db is None:
             return None
@@ -200,13 +208,18 @@ class Store:
         swept = [(s.number, s.floor) for s in living if s.done is not None]
 
         def write(tx: Tx) -> None:
-            tx.executemany("INSERT INTO mqtt_batches VALUES (?, ?)", [(b.number, _encode(rows)) for b, rows in groups])
+            for batch, rows in groups:
+                tx.execute("INSERT INTO mqtt_batches VALUES (?, ?)", (batch.number, _encode(rows)))
             for sql, row in turn.statements:
                 tx.execute(sql, row)
-            tx.executemany("UPDATE mqtt_sessions SET floor=? WHERE number=?", floors)
-            tx.executemany("INSERT OR IGNORE INTO mqtt_done VALUES (?, ?)", done)
-            tx.executemany("DELETE FROM mqtt_done WHERE session=? AND seq<=?", swept)
-            tx.executemany("DELETE FROM mqtt_batches WHERE number=?", [(number,) for number in turn.finished])
+            for sql, many in (
+                ("UPDATE mqtt_sessions SET floor=? WHERE number=?", floors),
+                ("INSERT OR IGNORE INTO mqtt_done VALUES (?, ?)", done),
+                ("DELETE FROM mqtt_done WHERE session=? AND seq<=?", swept),
+                ("DELETE FROM mqtt_batches WHERE number=?", [(number,) for number in turn.finished]),
+            ):
+                if many:
+                    tx.executemany(sql, many)
 
         future = self.db.submit(write)
         future.add_done_callback(lambda done_: self._committed(turn, done_))
@@ -235,7 +248,7 @@ class Store:
         for session, entry in turn.deliveries:
             entry.batch = None
             session.settle(entry)
-        again = self._open_turn()
+        again = self._lazy_turn()
         for session, seqs in turn.floors.items():
             again.floors.setdefault(session, []).extend(seqs)
         again.finished += turn.finished
@@ -293,7 +306,7 @@ class Store:
                 for ref in refs:
                     self._load_ref(message, ref, batch, by_number, waiting)
             if batch.remaining == 0:
-                self._open_turn().finished.append(number)
+                self._lazy_turn().finished.append(number)
         for session, entries in waiting.items():
             entries.sort(key=lambda entry: entry.seq)
             sent = dup_up_to[session.number]
