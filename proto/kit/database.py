@@ -75,6 +75,7 @@ def connect(path: Path | str, *, read_only: bool = False) -> sqlite3.Connection:
         raise _translate(error, path) from error
     try:
         if not read_only:
+            conn.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file: a full disk can get freed pages back
             conn.execute("PRAGMA journal_mode=WAL")
             conn.execute("PRAGMA synchronous=FULL")
             conn.execute("PRAGMA journal_size_limit=16777216")

@@ -86,6 +86,7 @@ class EdgeLink:
         self._woken_s = float("-inf")
         self._inbound: list[Deliver] = []
         self._settled: list[Settled] = []
+        self._mark = 0  # messages up to here are committed in the cloud and may be forgotten
         self._adopting: Adopt | None = None
         self._differing: list[str] = []
         self._work = asyncio.Event()
@@ -310,14 +311,20 @@ class EdgeLink:
         adopting, settled, keys = self._adopting, self._settled[:], self._differing[:]
         statuses = self._replica.statuses() if keys else {}
 
-        def work(tx: Tx) -> None:
+        ends = [flight.end for effect in settled for flight in effect.flights if flight.token is None]
+        mark = max([self._mark, *ends, adopting.welcome.mark if adopting is not None else 0])
+
+        def work(tx: Tx) -> bool:
             if adopting is not None:
                 inbox.adopt(tx, adopting.epoch, adopting.welcome)
-                self.outbox.settle(tx, (), adopting.welcome.mark)
-            settle(tx, self.outbox, settled)
+            left = settle(tx, self.outbox, settled, mark)
             repair(tx, self.outbox, keys, statuses)
+            return left
 
-        await self._tx(work)
+        left = await self._tx(work)
+        self._mark = mark if left else 0
+        if left:
+            self._work.set()
         del self._settled[: len(settled)], self._differing[: len(keys)]
         if adopting is not None and adopting is self._adopting:
             self._adopting = None
@@ -337,6 +344,8 @@ class EdgeLink:
         pruned_s = self._clock.now_s()
         while True:
             await self._clock.sleep(UPKEEP_S)
+            if self.outbox.closed:
+                await asyncio.to_thread(self._reserve.shrink, self._db.path)
             if self._reserve.restore() and self.outbox.closed:
                 self.outbox.closed = ""
                 log.info("disk has room again: reserve restored", node=self.node)
@@ -379,13 +388,12 @@ def apply(tx: Tx, replica: EdgeReplica, batch: list[Deliver]) -> None:
                 replica.apply_messages(tx, rows)
 
 
-def settle(tx: Tx, box: Outbox, settled: list[Settled]) -> None:
-    """Forget what the cloud has on disk."""
+def settle(tx: Tx, box: Outbox, settled: list[Settled], mark: int = 0) -> bool:
+    """Forget what the cloud has on disk: these flights, and messages up to ``mark``; return whether some are left."""
     flights = [flight for effect in settled for flight in effect.flights]
     states = [row.token for flight in flights for row in flight.token or ()]
-    mark = max((flight.end for flight in flights if flight.token is None), default=0)
-    if flights:
-        box.settle(tx, states, mark)
+    mark = max([mark, *(flight.end for flight in flights if flight.token is None)])
+    return box.settle(tx, states, mark)
 
 
 def repair(tx: Tx, box: Outbox, keys: list[str], statuses: Mapping[str, bytes]) -> None:

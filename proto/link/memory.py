@@ -34,6 +34,8 @@ class MemoryBroker:
     up: bool = True
     retained: dict[str, bytes] = field(default_factory=dict)
     connections: dict[str, "MemoryConnection"] = field(default_factory=dict)
+    exact: dict[str, dict["MemoryConnection", None]] = field(default_factory=dict)  # subscribers by filter
+    wild: dict["MemoryConnection", None] = field(default_factory=dict)  # subscribers of filters with wildcards
     published: int = 0
     lost: int = 0
 
@@ -74,7 +76,7 @@ class MemoryBroker:
                 self.retained[topic] = payload
             else:
                 self.retained.pop(topic, None)
-        for connection in list(self.connections.values()):
+        for connection in {**self.exact.get(topic, {}), **self.wild}:
             if any(matches(f, topic) for f in connection.filters):
                 copies = self.fate(topic, payload)
                 self.lost += copies == 0
@@ -102,6 +104,10 @@ class MemoryConnection:
         if not self._broker.allow(self.client_id, "subscribe", topic_filter):
             raise Refused(f"subscription to {topic_filter} is not allowed")
         self.filters.append(topic_filter)
+        if "+" in topic_filter or "#" in topic_filter:
+            self._broker.wild[self] = None
+        else:
+            self._broker.exact.setdefault(topic_filter, {})[self] = None
         for topic, payload in list(self._broker.retained.items()):
             if matches(topic_filter, topic):
                 self.deliver(topic, payload, retain=True)
@@ -147,6 +153,9 @@ class MemoryConnection:
             return
         self._alive = False
         self._queue.clear()
+        self._broker.wild.pop(self, None)
+        for topic_filter in self.filters:
+            self._broker.exact.get(topic_filter, {}).pop(self, None)
         self._wake()
         if with_will and self._will is not None:
             self._broker.route(self._will.topic, self._will.payload, retain=self._will.retain)

@@ -42,6 +42,8 @@ CREATE TABLE IF NOT EXISTS link_message (
 ROW_COST = 64  # bytes that a row costs beside its body
 PRUNE_RATIO = 0.02  # of the quota: drop a little more than needed, so that not every put drops
 PRIORITY = 1
+SETTLE_ROWS = 5_000  # forgotten in one transaction
+FULL_DISK_ROWS = 100  # the same on a full disk: its log must fit into the reserve
 
 
 @dataclass(slots=True)
@@ -135,17 +137,25 @@ class Outbox:
             ).fetchall()
             self._drop(tx, old, "age")
 
-    def settle(self, tx: Tx, states: Sequence[tuple[str, int]], mark: int) -> None:
-        """Forget statuses whose (key, seq) the cloud has, and messages up to ``mark``."""
+    def settle(self, tx: Tx, states: Sequence[tuple[str, int]], mark: int) -> bool:
+        """Forget statuses whose (key, seq) the cloud has, and messages up to ``mark``.
+
+        Returns whether messages up to ``mark`` are left: what one transaction writes is bounded, more so on a full disk.
+        """
         if states:
             tx.executemany("DELETE FROM link_state WHERE key = ? AND seq = ?", states)
-        if mark:
-            (freed,) = tx.execute(
-                "SELECT sum(length(body) + ?) FROM link_message WHERE seq <= ?", (ROW_COST, mark)
-            ).fetchone()
-            if freed:
-                tx.execute("DELETE FROM link_message WHERE seq <= ?", (mark,))
-                tx.execute("UPDATE link_lane SET bytes = bytes - ?", (freed,))
+        if not mark:
+            return False
+        limit = FULL_DISK_ROWS if self.closed else SETTLE_ROWS
+        count, newest, freed = tx.execute(
+            "SELECT count(*), max(seq), sum(length(body) + ?) FROM"
+            " (SELECT seq, body FROM link_message WHERE seq <= ? ORDER BY seq LIMIT ?)",
+            (ROW_COST, mark, limit),
+        ).fetchone()
+        if count:
+            tx.execute("DELETE FROM link_message WHERE seq <= ?", (newest,))
+            tx.execute("UPDATE link_lane SET bytes = bytes - ?", (freed,))
+        return bool(count == limit)
 
     def repair(self, tx: Tx, key: str, body: bytes) -> None:
         """Put ``key`` again because the cloud holds something else, unless something newer waits already."""

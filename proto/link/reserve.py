@@ -6,9 +6,15 @@ it is released nothing new may be put, or the devices would eat what the drain n
 
 import contextlib
 import os
+import sqlite3
 from pathlib import Path
 
+from proto.kit.database import connect
+from proto.kit.errors import Retryable, Terminal
 from proto.kit.log import Logger
+
+STEP_PAGES = 256  # 1 MiB: what one step may write to the log while the disk is full
+MAX_STEPS = 64  # then the link's own transactions get their turn
 
 log = Logger("link.reserve")
 
@@ -37,6 +43,15 @@ class Reserve:
             return False
         self.held = True
         return True
+
+    def shrink(self, database: Path) -> None:
+        """Give pages that the database no longer uses back to the disk; blocks, so call it in a thread."""
+        with contextlib.suppress(sqlite3.Error, Terminal, Retryable), contextlib.closing(connect(database)) as conn:
+            for _ in range(MAX_STEPS):
+                conn.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
+                conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if conn.execute("PRAGMA freelist_count").fetchone()[0] == 0:
+                    return
 
     def release(self) -> bool:
         """Give the space back to the disk; return whether there was any."""

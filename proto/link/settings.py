@@ -40,7 +40,7 @@ class LinkSettings(Struct, frozen=True, kw_only=True):
     ] = 30 * 86400
     reserve_bytes: Annotated[
         int, Meta(description="disk space held back so that a full disk can still drain; 0 = none")
-    ] = 8 << 20
+    ] = 16 << 20
     command_quota_bytes: Annotated[
         int, Meta(description="waiting message bodies per node in the cloud; beyond it new ones are refused")
     ] = 64 << 20

@@ -56,10 +56,10 @@ class IgnoresFencing(EdgeSession):
 
 
 class OutboxDropsNewerState(Outbox):
-    def settle(self, tx: Tx, states: Sequence[tuple[str, int]], mark: int) -> None:
+    def settle(self, tx: Tx, states: Sequence[tuple[str, int]], mark: int) -> bool:
         for key, _ in states:
             tx.execute("DELETE FROM link_state WHERE key = ?", (key,))
-        super().settle(tx, states, mark)
+        return super().settle(tx, states, mark)
 
 
 class OutboxForgetsWhenSent(Outbox):
@@ -76,10 +76,11 @@ class OutboxForgetsWhenSent(Outbox):
 class OutboxReusesNumbers(Outbox):
     """After everything was acknowledged, numbering begins again."""
 
-    def settle(self, tx: Tx, states: Sequence[tuple[str, int]], mark: int) -> None:
-        super().settle(tx, states, mark)
+    def settle(self, tx: Tx, states: Sequence[tuple[str, int]], mark: int) -> bool:
+        left = super().settle(tx, states, mark)
         if mark and tx.execute("SELECT 1 FROM link_message").fetchone() is None:
             tx.execute("UPDATE link_lane SET last = 0")
+        return left
 
 
 class OutboxDropsSilently(Outbox):
