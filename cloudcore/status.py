@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from cloudcore.gauges import resident_bytes
 from proto.kit.clock import rfc3339
 from proto.kit.version import VERSION
 
@@ -18,6 +19,7 @@ def of(app: "App") -> dict[str, Any]:
         "version": VERSION,
         "started_at": rfc3339(app.started_at),
         "ready": app.ready,
+        "resident_bytes": int(resident_bytes()),
         "addresses": app.addresses,
         "embedded": {"api": app.settings.embedded_api, "broker": app.settings.embedded_broker},
         "database": url.partition(":")[0].partition("+")[0],
