@@ -34,6 +34,7 @@ class NodeController:
         self._lease_duration_s = lease_duration_s
         self._lease_renew_s = lease_renew_s
         self._told: dict[str, dict[str, Any]] = {}  # node -> the status as the edge said it last
+        self._labels: dict[str, dict[str, str]] = {}  # node -> what it registered with, for a Node that was deleted
         self.queue: KeyQueue[str] = KeyQueue(
             "nodes", self._reconcile, workers=WORKERS, clock=cluster.clock, rng=cluster.rng
         )
@@ -63,7 +64,7 @@ class NodeController:
 
     async def register(self, node: str, body: Mapping[str, Any]) -> None:
         """Create the Node, or give it the labels that the edge registers with. Raises ApiUnavailable, ApiRefused."""
-        labels = registration_labels(node, body)
+        labels = self._labels[node] = registration_labels(node, body)
         found = await self._ensure(node, labels)
         have = found["metadata"].get("labels") or {}
         if any(have.get(key) != value for key, value in labels.items()):
@@ -89,7 +90,7 @@ class NodeController:
         if found is not None:
             return found
         try:
-            return await self._client.create(NODE, "", new_node(node, labels))
+            return await self._client.create(NODE, "", new_node(node, labels or self._labels.get(node, {})))
         except Conflict:
             return await self._client.get(NODE, "", node)
 

@@ -48,6 +48,7 @@ class CoalescedWrites(Generic[B]):
             if key not in self._busy:
                 self._offer(key)
         entry.waiters.append(future)
+        future.add_done_callback(_noticed)
         return future
 
     async def run(self) -> None:
@@ -81,6 +82,12 @@ class CoalescedWrites(Generic[B]):
             if key in self._waiting:
                 self._offer(key)
             _settle(entry.waiters, error)
+
+
+def _noticed(future: "asyncio.Future[None]") -> None:
+    """Nobody may be left to look at a failure: whoever waited was cancelled, or saw the failure of another key first."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _settle(waiters: "list[asyncio.Future[None]]", error: Exception | None) -> None:

@@ -22,7 +22,7 @@ class Cluster:
 
         self.client = client
         self.clock, self.rng, self.metrics = clock, rng, metrics
-        self.paths = StatusPaths(client)
+        self.paths = StatusPaths(client, clock)
         self.devices, self.models = informer(DEVICE), informer(DEVICE_MODEL)
         self.statuses, self.nodes = informer(DEVICE_STATUS), informer(NODE)
 
