@@ -22,7 +22,9 @@ from tests.unit.cloudcore.cli import Said, run
 
 @pytest.fixture
 def cloud(tmp_path: Path) -> Path:
-    return tmp_path / "cloud"
+    made = tmp_path / "cloud"
+    made.mkdir(mode=0o700)
+    return made
 
 
 def call(cloud: Path, *argv: str) -> Said:
@@ -108,6 +110,14 @@ def test_history_of_an_unknown_device_is_empty_and_no_error(cloud: Path) -> None
     assert "no reports of default/nobody" in said.err
 
 
+def test_a_data_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    said = call(tmp_path / "none", "history", "kiln")
+
+    assert said.code == 2
+    assert "cloudcore serve --data-dir" in said.err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_revoked_node_is_listed_as_such(cloud: Path) -> None:
     assert call(cloud, "node", "revoke", "gw-1", "--reason", "stolen").code == 0
 
@@ -137,7 +147,6 @@ def taken_port() -> Iterator[int]:
 
 
 def test_the_doctor_names_a_taken_port_and_the_command_that_finds_its_owner(cloud: Path, taken_port: int) -> None:
-    cloud.mkdir(mode=0o700)
     said = call(cloud, "doctor", "-o", "json", "--set", f"broker.port={taken_port}")
 
     check = verdicts(said)[f"port {taken_port}"]
@@ -147,7 +156,6 @@ def test_the_doctor_names_a_taken_port_and_the_command_that_finds_its_owner(clou
 
 
 def test_the_doctor_names_a_damaged_database(cloud: Path) -> None:
-    cloud.mkdir(mode=0o700)
     (cloud / "kube.db").write_bytes(b"rubbish" * 1000)
 
     check = verdicts(call(cloud, "doctor", "-o", "json"))["database kube.db"]
@@ -167,7 +175,6 @@ def test_the_doctor_names_an_open_key(cloud: Path) -> None:
 
 
 def test_the_doctor_names_a_wrong_setting_and_goes_on(cloud: Path) -> None:
-    cloud.mkdir(mode=0o700)
     found = verdicts(call(cloud, "doctor", "-o", "json", "--set", "api.prot=1"))
 
     assert "api.port" in found["settings"]["message"]
@@ -175,7 +182,6 @@ def test_the_doctor_names_a_wrong_setting_and_goes_on(cloud: Path) -> None:
 
 
 def test_the_doctor_names_an_unreachable_postgresql_without_its_password(cloud: Path) -> None:
-    cloud.mkdir(mode=0o700)
     url = "postgresql+psycopg://skerry:hunter2@127.0.0.1:1/skerry"
 
     said = call(cloud, "doctor", "-o", "json", "--database", url)
@@ -187,7 +193,6 @@ def test_the_doctor_names_an_unreachable_postgresql_without_its_password(cloud: 
 
 
 def test_the_doctor_names_an_unreachable_api_server(cloud: Path, tmp_path: Path) -> None:
-    cloud.mkdir(mode=0o700)
     config = tmp_path / "kubeconfig"
     config.write_text(
         """{clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}], users: [{name: u, user: {token: t}}],
