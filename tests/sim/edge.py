@@ -10,7 +10,7 @@ from proto.kit import canonical
 from proto.kit.database import Tx
 from proto.kit.metrics import Metrics
 from proto.link import edge as link
-from proto.link import inbox
+from proto.link import edge_store, inbox
 from proto.link.feeds import EdgeOutlet
 from proto.link.replica import MessageRow, StateChange
 from proto.session import Adopt, Announce, Deliver, Differ, Drop, EdgeState, Effect, Ended, Send, Settled
@@ -226,7 +226,7 @@ class SimEdge:
 
         def work(tx: Tx) -> None:
             self.scenario.edge_settle(tx, self.outbox, settled)
-            link.repair(tx, self.outbox, keys, statuses)
+            edge_store.repair(tx, self.outbox, keys, statuses)
 
         self.store.submit(work)
 

@@ -8,8 +8,7 @@ from typing import Any
 from proto import gap
 from proto.frames import Welcome
 from proto.kit.database import Tx
-from proto.link import edge as link
-from proto.link import inbox, sqlite_log
+from proto.link import edge_store, inbox, sqlite_log
 from proto.link.log import NodeRecord
 from proto.link.outbox import Outbox
 from proto.link.replica import MessageRow, StateChange
@@ -97,10 +96,10 @@ class Scenario:
         inbox.adopt(tx, epoch, welcome)
 
     def edge_apply(self, tx: Tx, replica: Any, batch: list[Deliver]) -> None:
-        link.apply(tx, replica, batch)
+        edge_store.apply(tx, replica, batch)
 
     def edge_settle(self, tx: Tx, outbox: Outbox, settled: list[Settled]) -> None:
-        link.settle(tx, outbox, settled)
+        edge_store.settle(tx, outbox, settled)
 
     def store_messages(
         self, cloud: SimCloud, tx: Tx, node: str, edge: str, epoch: int, rows: Sequence[MessageRow]

@@ -171,7 +171,7 @@ async def test_a_full_disk_gets_the_reserve_and_then_takes_nothing_new(tmp_path:
                 raise StorageFull("full")
             return "done"
 
-        assert await edge.link._tx(work) == "done"
+        assert await edge.link.store.tx(work) == "done"
         assert edge.link.outbox.closed
         await eventually(lambda: not edge.link.outbox.closed)
         await edge.put(b"1")
