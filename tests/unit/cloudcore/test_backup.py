@@ -12,7 +12,7 @@ import pytest
 from cloudcore import backup as room
 from cloudcore.data_dir import AlreadyRunning, lock
 from cloudcore.link_log import SqlLog
-from cloudcore.settings import Settings
+from cloudcore.settings import History, Settings
 from cloudcore.sql import Sql
 from proto.kit.clock import SystemClock
 from proto.kit.database import Database, DatabaseDamaged, Tx
@@ -118,6 +118,18 @@ async def test_a_damaged_database_is_not_saved_as_if_it_were_good(tmp_path: Path
     with pytest.raises(DatabaseDamaged):
         save(data_dir, tmp_path / "save.tar")
     assert os.listdir(tmp_path) == ["cloud"]  # noqa: PTH208  nothing else is left behind
+
+
+async def test_what_is_kept_in_postgresql_is_named_and_left_to_its_own_tools(tmp_path: Path) -> None:
+    data_dir, file = tmp_path / "cloud", tmp_path / "save.tar"
+    await make(data_dir, "before")
+    await Database.open(data_dir / "cloud.db").close()
+    settings = Settings(history=History(database="postgresql+psycopg://skerry@db/skerry"))
+
+    manifest = room.backup(data_dir, file, settings, SystemClock())
+
+    assert manifest.parts == ("kube.db", "pki")
+    assert manifest.external == ("history.database",)
 
 
 async def incarnation(data_dir: Path) -> str:
