@@ -5,8 +5,9 @@ The order of everything: identity, then session; commit, then acknowledge and de
 
 import asyncio
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from proto.kit.clock import Clock, SystemClock
@@ -32,6 +33,7 @@ __all__ = ["SCHEMA", "BrokerSettings", "MqttBroker"]
 log = Logger("mqtt")
 TICK_S = 0.2  # how late a keep-alive, a will or an expiry may be noticed
 BACKLOG = 1024
+RETAINED_AT_ONCE = 200  # a subscription to # may match them all; others are served in between
 
 
 class PublishRefused(Terminal):
@@ -279,14 +281,21 @@ class MqttBroker:
         return None
 
     def send_retained(self, session: Session, one: Subscription) -> None:
-        """Send a new subscriber the retained messages of its filter."""
+        """Send a new subscriber the retained messages of its filter, a few per turn of the loop."""
+        self._send_retained(session, one, iter(self.retained.topics(one.topic_filter)))
+
+    def _send_retained(self, session: Session, one: Subscription, topics: Iterator[str]) -> None:
+        some = list(islice(topics, RETAINED_AT_ONCE))
         ids = (one.identifier,) if one.identifier else ()
-        for message in self.retained.match(one.topic_filter):
-            if session.gone or not self._may_receive(session, message.topic):
+        for topic in some:
+            message = self.retained.get(topic)  # the newest, however long this takes
+            if message is None or not self._may_receive(session, topic):
                 continue
             target = self.deliver(session, message, min(one.qos, message.qos), retain=True, ids=ids)
             if target is not None:
                 self.store.append(message, [target])
+        if len(some) == RETAINED_AT_ONCE and not session.gone:
+            asyncio.get_running_loop().call_soon(self._send_retained, session, one, topics)
 
     def finish(self, ticket: Ticket) -> None:
         """Call the sinks and wait for the commit; ``ticket.done`` is called, now or later, exactly once."""

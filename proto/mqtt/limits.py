@@ -6,35 +6,40 @@ import msgspec
 from msgspec import Meta
 
 MAX_TRACKED = 10_000  # clients whose connection rate is remembered; the oldest is forgotten first
-NEVER_EXPIRES = 0xFFFFFFFF
 
 
-def _doc(text: str) -> Meta:
-    return Meta(description=text)
+def _doc(text: str, least: float = 1, most: float | None = None) -> Meta:
+    return Meta(description=text, ge=least, le=most)
 
 
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of the broker. Sizes in bytes, times in seconds; 0 means no limit only where it says so."""
 
-    max_packet_bytes: Annotated[int, _doc("largest packet accepted")] = 262_144
+    max_packet_bytes: Annotated[int, _doc("largest packet accepted", least=64, most=268_435_460)] = 262_144
     max_connect_bytes: Annotated[int, _doc("largest CONNECT, and all that is kept before authentication")] = 16_384
-    connect_timeout_s: Annotated[float, _doc("time for TLS and CONNECT together, seconds")] = 5.0
+    connect_timeout_s: Annotated[float, _doc("time for TLS and CONNECT together, seconds", least=0.01)] = 5.0
     max_connections: Annotated[int, _doc("open connections")] = 20_000
     max_pending_per_address: Annotated[int, _doc("connections of one address that have not authenticated yet")] = 1000
     connects_burst: Annotated[int, _doc("CONNECTs of one client at once before it must slow down")] = 30
-    connects_per_s: Annotated[float, _doc("CONNECTs per second of one client afterwards; 0 no limit")] = 1.0
+    connects_per_s: Annotated[float, _doc("CONNECTs per second of one client afterwards; 0 no limit", least=0)] = 1.0
     max_topic_bytes: Annotated[int, _doc("longest topic name or filter")] = 512
     max_topic_levels: Annotated[int, _doc("levels of a topic name or filter")] = 16
-    max_subscriptions: Annotated[int, _doc("subscriptions of one client")] = 1000
-    receive_maximum: Annotated[int, _doc("unacknowledged QoS 1 and 2 messages accepted from one client")] = 1024
-    max_inflight: Annotated[int, _doc("unacknowledged QoS 1 and 2 messages sent to one client")] = 256
-    topic_alias_maximum: Annotated[int, _doc("topic aliases of one client, each way")] = 32
+    max_subscriptions: Annotated[int, _doc("subscriptions of one client", least=0)] = 1000
+    receive_maximum: Annotated[
+        int, _doc("unacknowledged QoS 1 and 2 messages accepted from one client", most=65_535)
+    ] = 1024
+    max_inflight: Annotated[int, _doc("unacknowledged QoS 1 and 2 messages sent to one client", most=65_535)] = 256
+    topic_alias_maximum: Annotated[int, _doc("topic aliases of one client, each way", least=0, most=65_535)] = 32
     publishes_per_s: Annotated[
-        float, _doc("messages per second of one client, above which it is read slower; 0 no limit")
+        float, _doc("messages per second of one client, above which it is read slower; 0 no limit", least=0)
     ] = 0.0
     publishes_burst: Annotated[int, _doc("messages at once above that rate")] = 1000
-    keep_alive_max_s: Annotated[int, _doc("longest keep alive granted to an MQTT 5 client, seconds")] = 1800
-    session_expiry_max_s: Annotated[int, _doc("longest life of a session without a connection, seconds")] = 2_592_000
+    keep_alive_max_s: Annotated[int, _doc("longest keep alive granted to an MQTT 5 client, seconds", most=65_535)] = (
+        1800
+    )
+    session_expiry_max_s: Annotated[
+        int, _doc("longest life of a session without a connection, seconds", least=0, most=4_294_967_294)
+    ] = 2_592_000
     max_sessions: Annotated[int, _doc("sessions kept without a connection")] = 20_000
     queue_messages: Annotated[int, _doc("messages waiting for one session; newer ones are dropped and counted")] = (
         100_000
@@ -44,8 +49,8 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     out_buffer_bytes: Annotated[int, _doc("unsent bytes of one connection; beyond, QoS 0 is dropped and counted")] = (
         1_048_576
     )
-    retained_messages: Annotated[int, _doc("retained messages")] = 100_000
-    retained_bytes: Annotated[int, _doc("bytes of all retained messages")] = 67_108_864
+    retained_messages: Annotated[int, _doc("retained messages", least=0)] = 100_000
+    retained_bytes: Annotated[int, _doc("bytes of all retained messages", least=0)] = 67_108_864
 
 
 class TokenBucket:

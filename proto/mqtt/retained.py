@@ -1,7 +1,5 @@
 """Retained messages: the last one of each topic, on disk before its publisher hears PUBACK, within a quota."""
 
-from collections.abc import Iterator
-
 from proto.kit.clock import Clock
 from proto.mqtt.limits import BrokerSettings
 from proto.mqtt.packets import Publish
@@ -47,11 +45,14 @@ class Retained:
         self._tree.put(message.topic, kept)
         self._store.retain(message.topic, kept)
 
-    def match(self, topic_filter: str) -> Iterator[Publish]:
-        """Yield the retained messages that a new subscription to ``topic_filter`` gets."""
-        now_s = self._clock.now_s()
-        for message in list(self._tree.match(topic_filter)):
-            if message.expires_at_s is not None and message.expires_at_s <= now_s:
-                self.put(Publish(message.topic, b"", retain=True))
-            else:
-                yield message
+    def topics(self, topic_filter: str) -> list[str]:
+        """Return the topics whose retained messages a new subscription to ``topic_filter`` gets."""
+        return [message.topic for message in self._tree.match(topic_filter)]
+
+    def get(self, topic: str) -> Publish | None:
+        """Return the message of a topic; one that has expired is removed instead."""
+        message = self._tree.get(topic)
+        if message is None or message.expires_at_s is None or message.expires_at_s > self._clock.now_s():
+            return message
+        self.put(Publish(topic, b"", retain=True))
+        return None

@@ -478,3 +478,17 @@ async def test_a_connect_that_cannot_be_kept_is_refused_and_leaves_no_will(db: D
     await broker.publish("w", b"only this")
     assert (await watcher.receive()).payload == b"only this"
     await broker.close()
+
+
+async def test_many_retained_messages_are_sent_in_portions_and_never_stale() -> None:
+    broker = MqttBroker()
+    for number in range(500):
+        broker.publish(f"t/{number}", b"old", retain=True)
+    client = await connected(broker)
+
+    client.receive(w.subscribe(1, ("t/#", 0)))
+    broker.publish("t/0", b"new", retain=True)  # among the last to be sent
+    sent = await client.sent()
+
+    assert sent.count(b"old") == 499
+    assert sent.count(b"new") == 2
