@@ -5,14 +5,13 @@ one connection are answered in order, one at a time. The peer's certificate is o
 """
 
 import asyncio
-import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from kubeapi.http_parser import PeerCertificate, Refused, Request, RequestParser
+from kubeapi.http_parser import PeerCertificate, Refused, Request, RequestParser, peer_certificate
 from kubeapi.http_wire import FINAL_CHUNK, Limits, Reply, encode_chunk, encode_head, finish_body
 from proto.kit.clock import Clock
 from proto.kit.daemon import Supervisor, forever
@@ -139,6 +138,7 @@ class Connection(asyncio.Protocol):
         self._continue_due = False
         self._closing = False  # nothing more is parsed; the connection ends when the queue is empty
         self._refusal: Response | None = None  # the connection's last answer; what still comes is thrown away
+        self._ended = False  # the client sends nothing more
         self._gone = False
 
     # asyncio.Protocol
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
         self._parser = RequestParser(self.limits, self._on_request, self._on_head)
         peer = transport.get_extra_info("peername")
         self._parser.peer_host = str(peer[0]) if peer else ""
-        self._parser.certificate = _peer_certificate(transport.get_extra_info("ssl_object"))
+        self._parser.certificate = peer_certificate(transport.get_extra_info("ssl_object"))
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self._expire_in(self.limits.head_timeout_s)
         self.task = self.server.tasks.spawn(self._serve(), f"{self.server.name}-connection")
@@ -174,8 +174,11 @@ class Connection(asyncio.Protocol):
             self.task.cancel()
 
     def eof_received(self) -> bool:
-        self._closing = True
-        return self._stage == "handling"  # a client that half-closes still gets the answer it waits for
+        self._closing = self._ended = True
+        # A client that half-closes still gets the answer it waits for; TLS has no half-close.
+        waits = self._queue or self._stage == "handling" or self._refusal is not None
+        answering = self.task is not None and not self.task.done()
+        return bool(waits) and answering and self.transport.get_extra_info("ssl_object") is None
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None or self._closing:
@@ -229,21 +232,31 @@ class Connection(asyncio.Protocol):
 
     async def _serve(self) -> None:
         """Answer the queue in order until the connection ends."""
-        with contextlib.suppress(_Gone, ConnectionError):
-            while self._queue or not (self._closing or self._gone or self._refusal):
-                if not self._queue:
-                    self._wake = asyncio.get_running_loop().create_future()
-                    await self._wake
-                    continue
-                self._stage = "handling"
-                keep = await self._answer(self._queue.popleft())
-                self._stage = "idle"
-                if not keep:
-                    self._refusal = None
-                    break
-                if not self._queue:
-                    self._rest()
+        try:
+            await self._answer_all()
+        except (_Gone, ConnectionError):
+            return
+        except Exception:
+            log.exception("a connection failed", server=self.server.name)
+            self.server.count("failed")
+            self.transport.abort()
+            return
         self._end()
+
+    async def _answer_all(self) -> None:
+        while self._queue or not (self._closing or self._gone or self._refusal):
+            if not self._queue:
+                self._wake = asyncio.get_running_loop().create_future()
+                await self._wake
+                continue
+            self._stage = "handling"
+            keep = await self._answer(self._queue.popleft())
+            self._stage = "idle"
+            if not keep:
+                self._refusal = None
+                return
+            if not self._queue:
+                self._rest()
 
     async def _answer(self, request: Request) -> bool:
         """Write the answer to ``request``; return whether the connection may carry another."""
@@ -324,6 +337,8 @@ class Connection(asyncio.Protocol):
             return
         body = self._refusal.body
         self.transport.write(encode_head(self._refusal, self.server.clock, keep=False, length=len(body)) + body)
+        if self._ended:
+            self.transport.close()
         # Closing at once would reset the connection under a client that still sends, and it would never see why.
         self._expire_in(self.limits.linger_s)
 
@@ -364,18 +379,3 @@ async def _close_iterator(chunks: AsyncIterator[bytes] | None) -> None:
     close = getattr(chunks, "aclose", None)
     if close is not None:
         await close()
-
-
-def _peer_certificate(tls: ssl.SSLObject | None) -> PeerCertificate | None:
-    """Read the verified certificate; one that the context did not verify is never reported by ``ssl``."""
-    found: dict[str, Any] | None = tls.getpeercert() if tls is not None else None
-    if not found:
-        return None
-    subject = [(key, value) for group in found.get("subject", ()) for key, value in group]
-    names = [value for key, value in subject if key == "commonName"]
-    return PeerCertificate(
-        common_name=names[0] if len(names) == 1 else "",  # two names are nobody's
-        organizations=tuple(value for key, value in subject if key == "organizationName"),
-        serial=str(found.get("serialNumber", "")),
-        not_after_s=ssl.cert_time_to_seconds(str(found["notAfter"])),
-    )

@@ -4,9 +4,11 @@ What proxies and servers read differently is refused, not guessed: repeated or c
 codings, trailers that look like headers (RFC 9112 §6.1).
 """
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import httptools
@@ -190,3 +192,18 @@ def _absolute(url: bytes) -> tuple[bytes, bytes]:
     except httptools.HttpParserInvalidURLError:
         raise Refused(400, "the request target is not a path") from None
     return parsed.path or b"/", parsed.query or b""
+
+
+def peer_certificate(tls: ssl.SSLObject | None) -> PeerCertificate | None:
+    """Return the verified certificate; ``ssl`` never reports one that its context did not verify."""
+    found: dict[str, Any] | None = tls.getpeercert() if tls is not None else None
+    if not found:
+        return None
+    subject = [(key, value) for group in found.get("subject", ()) for key, value in group]
+    names = [value for key, value in subject if key == "commonName"]
+    return PeerCertificate(
+        common_name=names[0] if len(names) == 1 else "",  # two names are nobody's
+        organizations=tuple(value for key, value in subject if key == "organizationName"),
+        serial=str(found.get("serialNumber", "")),
+        not_after_s=ssl.cert_time_to_seconds(str(found["notAfter"])),
+    )

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from kubeapi.http import HttpServer, Limits, Request, Response, StreamResponse
 from proto.kit.clock import SystemClock
@@ -63,6 +64,15 @@ async def serving(
     finally:
         raw.close()
         await server.close()
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the server's own tests under both loops: the daemons use uvloop, whose transports are not asyncio's."""
+    both: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+        "asyncio": asyncio.new_event_loop,
+        "uvloop": uvloop.new_event_loop,
+    }
+    return both if item.path.name == "test_http.py" else {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

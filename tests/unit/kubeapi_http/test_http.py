@@ -259,3 +259,15 @@ async def test_closing_the_server_lets_a_request_in_progress_finish() -> None:
             group.create_task(server.close())
             gate.set()
             assert await raw.answer() == (200, b"done")
+
+
+async def test_a_client_that_half_closes_after_its_request_gets_its_answer() -> None:
+    async with serving() as (_, raw):
+        await raw.send(GET * 2)
+        assert (await raw.end()).count(b"GET /a ") == 2
+
+
+async def test_a_refusal_reaches_a_client_that_half_closed() -> None:
+    async with serving() as (_, raw):
+        await raw.send(b"NONSENSE\r\n\r\n")
+        assert b" 400 " in await raw.end()
