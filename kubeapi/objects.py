@@ -103,6 +103,7 @@ class Objects:
         opts = opts or WriteOptions()
         self._require_subresource(res, subresource)
         draft = bodies.copy(body)
+        writing.check_names_itself(draft, name)
         writing.check_shape(res, namespace, draft, name)
 
         def make(_tx: Tx, old: Json) -> Json:

@@ -101,13 +101,14 @@ class Checker:
             if checked is not item:
                 out = dict(value) if out is value else out
                 out[name] = checked
-        out = self._defaults(kind, out, value, prefix)
+        out = self.fill_defaults(kind, out, value, prefix)
         for name in kind.required:
             if name not in out:
                 self.found.causes.append(Cause(REQUIRED, prefix + name, "Required value"))
         return out
 
-    def _defaults(self, kind: Type, out: dict[str, Any], given: dict[str, Any], prefix: str) -> dict[str, Any]:
+    def fill_defaults(self, kind: Type, out: dict[str, Any], given: dict[str, Any], prefix: str) -> dict[str, Any]:
+        """Return ``out`` with the defaults that it lacks; ``given`` is what may not be changed."""
         for name in kind.defaulted:
             child = kind.child(name)
             if name not in out and child is not None:

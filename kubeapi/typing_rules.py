@@ -27,7 +27,7 @@ def check_fields(res: Resource, obj: Json, old: Json | None, subresource: str, o
             continue
         _check_one(checker, kind, out, key)
     if old is None or out.keys() != old.keys():
-        out = checker._defaults(kind, out, obj, "")  # noqa: SLF001  the root's own defaults
+        out = checker.fill_defaults(kind, out, obj, "")
         missing = [name for name in kind.required if name not in out]
         checker.found.causes += [Cause("FieldValueRequired", name, "Required value") for name in missing]
     _raise(res, out, checker.found, opts)

@@ -51,6 +51,13 @@ def check_shape(res: Resource, namespace: str, body: Any, name: str = "") -> Non
         metadata["name"] = name
 
 
+def check_names_itself(body: Any, name: str) -> None:
+    """Raise 400 for a replacement that does not say what it replaces: ``{}`` would empty the object."""
+    metadata = body.get("metadata") if isinstance(body, dict) else None
+    if isinstance(metadata, dict | None) and not (metadata or {}).get("name"):
+        raise bad_request(f"the name of the object ({name} based on URL) was undeterminable: metadata.name is missing")
+
+
 def for_create(res: Resource, body: dict[str, Any], now: datetime, rng: Rng) -> dict[str, Any]:
     """Return ``body`` with the system's own metadata set."""
     metadata = body["metadata"]
