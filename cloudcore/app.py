@@ -119,9 +119,7 @@ class App:
         await self._link(await self._broker(stack))
         await self._join(stack)
         await self._admin(stack)
-        gauges.register(
-            self.metrics, self.directory, now=self.clock.wall, busy=lambda: self.hub.upstream.pace.interval_s() > 0
-        )
+        gauges.register(self.metrics, self.directory, now=self.clock.wall)
         self.supervisor.spawn(self._keep_certificates(), "certificates")
         await self._first_sync(cluster)
 

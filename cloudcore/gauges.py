@@ -14,7 +14,7 @@ from proto.kit.version import VERSION
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def register(metrics: Metrics, data_dir: Path, *, now: Callable[[], datetime], busy: Callable[[], bool]) -> None:
+def register(metrics: Metrics, data_dir: Path, *, now: Callable[[], datetime]) -> None:
     """Add the daemon's gauges to ``metrics``."""
     metrics.counter("skerry_cloud_info", "Always 1; the label says the version", ("version",)).inc(VERSION)
     metrics.gauge("skerry_cloud_resident_bytes", "Resident memory of cloudcore", source=resident_bytes)
@@ -30,11 +30,6 @@ def register(metrics: Metrics, data_dir: Path, *, now: Callable[[], datetime], b
         "skerry_cloud_certificate_left_seconds",
         "Seconds until the server certificate ends",
         source=lambda: _left_s(data_dir / "pki" / "server.crt", now()),
-    )
-    metrics.gauge(
-        "skerry_cloud_status_busy",
-        "1 while devices report so much that statuses are taken at intervals",
-        source=lambda: float(busy()),
     )
 
 

@@ -40,12 +40,6 @@ class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float, Meta(gt=1, description="seconds of silence after which a watch is opened again")
     ] = 90.0
     status_writers: Annotated[int, Meta(ge=1, le=256, description="status writes in flight at the same time")] = 16
-    busy_reports_per_s: Annotated[
-        float, Meta(gt=0, description="reports per second above which a node's statuses are taken at intervals")
-    ] = 1200.0
-    busy_interval_s: Annotated[float, Meta(ge=0, le=10, description="seconds between two such batches of one node")] = (
-        0.35
-    )
 
 
 class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -34,7 +34,7 @@ class Hub:
             self.scope,
             ensure_status=self.devices.ensure_status,
             put_node_status=self.nodes.put_status,
-            options=settings.api,
+            writers=settings.api.status_writers,
         )
         self.effects = Effects(
             history,

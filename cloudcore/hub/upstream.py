@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from cloudcore.hub.pace import Pace
 from cloudcore.hub.scope import Scope
 from cloudcore.hub.writes import CoalescedWrites
 from cloudcore.kube.client import JSON_PATCH
@@ -19,7 +18,6 @@ from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.errors import ApiRefused, Conflict, Forbidden, NotFound
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import DEVICE_STATUS, DEVICES_GROUP, NODE, is_owned_by
-from cloudcore.settings import Api
 from proto.kit import canonical
 from proto.kit.errors import MalformedMessage
 from proto.kit.log import Logger
@@ -27,7 +25,6 @@ from proto.link.replica import NotSynced, StateChange
 from proto.names import parse_key
 
 DIGEST_BYTES = 16
-MAX_RESTING = 8  # the link works for a bounded number of nodes at once; with many nodes that is pace enough
 ATTEMPTS = 3  # the object may be replaced under our hands once, and once more by its controller
 log = Logger("upstream")
 
@@ -69,22 +66,15 @@ class Upstream:
         *,
         ensure_status: EnsureStatus,
         put_node_status: PutNodeStatus,
-        options: Api,
+        writers: int,
     ) -> None:
         self._client, self._paths, self._scope = cluster.client, cluster.paths, scope
         self._devices, self._statuses = cluster.devices, cluster.statuses
         self._ensure_status, self._put_node_status = ensure_status, put_node_status
         metrics = cluster.metrics
         self._applied: dict[str, dict[str, Applied]] = defaultdict(dict)
-        self.pace = Pace(
-            cluster.clock,
-            busy_reports_per_s=options.busy_reports_per_s,
-            busy_interval_s=options.busy_interval_s,
-        )
-        self._clock = cluster.clock
-        self._resting = 0
         self._writes: CoalescedWrites[_Write] = CoalescedWrites(
-            self._write, workers=options.status_writers, clock=cluster.clock, rng=cluster.rng
+            self._write, workers=writers, clock=cluster.clock, rng=cluster.rng
         )
         self._dropped = metrics.counter(
             "skerry_cloud_status_dropped_total", "Statuses from edges that were not applied, by reason", ("reason",)
@@ -115,7 +105,6 @@ class Upstream:
 
     async def apply(self, node: str, changes: Sequence[StateChange]) -> None:
         """Return once each status is written or dropped and counted. Raises Retryable."""
-        began_s = self._clock.now_s()
         if not self._scope.synced:
             raise NotSynced("the first list of the API server is not complete yet")
         waiting = []
@@ -129,18 +118,6 @@ class Upstream:
         await asyncio.wait(waiting)
         for future in waiting:
             future.result()
-        await self._rest(began_s)
-
-    async def _rest(self, began_s: float) -> None:
-        """While busy, let the node's next states pile up and replace each other before they are asked for."""
-        left_s = self.pace.interval_s() - (self._clock.now_s() - began_s)
-        if left_s <= 0 or self._resting >= MAX_RESTING:
-            return
-        self._resting += 1
-        try:
-            await self._clock.sleep(left_s)
-        finally:
-            self._resting -= 1
 
     def _accept(self, node: str, change: StateChange) -> _Write | None:
         if change.body is None:  # the owner reference takes the object away
@@ -158,7 +135,6 @@ class Upstream:
         done = self._applied[node].get(change.key)
         if done is not None and done.uid == body.uid and done.version >= body.version:
             return None
-        self.pace.note(body.version - done.version if done is not None and done.version >= 0 else 1)
         digest = hashlib.sha256(change.body).digest()[:DIGEST_BYTES]
         return _Write(node, body, digest)
 

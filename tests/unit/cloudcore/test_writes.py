@@ -1,44 +1,12 @@
-"""Writes at once while load is light, at intervals while it is heavy, and never an older state last."""
+"""Writes that coalesce: never an older state last, and everybody who waited is told."""
 
 import asyncio
 
-from cloudcore.hub.pace import Pace
 from cloudcore.hub.writes import CoalescedWrites
 from proto.kit.backoff import Rng
 from proto.kit.clock import SystemClock
 from proto.kit.errors import Retryable
-from tests.kit.clock import ManualClock
 from tests.kit.wait import eventually
-
-
-def run_for(pace: Pace, clock: ManualClock, seconds: float, per_s: int) -> None:
-    for _ in range(int(seconds * 100)):
-        clock.advance(0.01)
-        pace.note(per_s // 100)
-
-
-def test_pace_slows_under_load_and_recovers() -> None:
-    clock = ManualClock()
-    pace = Pace(clock, busy_reports_per_s=900, busy_interval_s=0.4)
-
-    run_for(pace, clock, 3, 800)
-    assert pace.interval_s() == 0.0
-    run_for(pace, clock, 3, 2000)
-    assert pace.interval_s() == 0.4
-    run_for(pace, clock, 3, 700)
-    assert pace.interval_s() == 0.4
-    run_for(pace, clock, 3, 300)
-    assert pace.interval_s() == 0.0
-
-
-def test_pace_recovers_when_reports_stop() -> None:
-    clock = ManualClock()
-    pace = Pace(clock, busy_reports_per_s=900, busy_interval_s=0.4)
-    run_for(pace, clock, 3, 2000)
-
-    clock.advance(2)
-
-    assert pace.interval_s() == 0.0
 
 
 async def test_only_the_newest_body_of_a_key_is_written_and_all_its_waiters_wake() -> None:
