@@ -324,13 +324,13 @@ class ClientConnection(Wire):
             self._answer(tickets.popleft())
         if not tickets:
             self.tickets = None
-        if self.unacknowledged < self.broker.settings.receive_maximum:
-            self.resume(PAUSED_BACKLOG)
 
     def _answer(self, ticket: Ticket) -> None:
         self.unacknowledged -= ticket.messages
         if self.closed:
             return
+        if self.unacknowledged < self.broker.settings.receive_maximum:
+            self.resume(PAUSED_BACKLOG)
         acks = ticket.acks
         if ticket.error is not None and acks:
             self.broker.counters.refused.inc("not_kept", by=len(acks))

@@ -28,8 +28,7 @@ def receive(connection: "ClientConnection", packet: Publish) -> None:
     packet.identity = connection.identity
     ticket = connection.ticket or connection.open_ticket()
     if qos:
-        limit = broker.settings.receive_maximum
-        if connection.unacknowledged >= limit or (session.incoming and len(session.incoming) >= limit):
+        if connection.unacknowledged >= broker.settings.receive_maximum:
             _too_many(connection)
         if qos == 2 and session.incoming and packet.packet_id in session.incoming:
             _acknowledge(connection, ticket, b"\x50\x02", packet.packet_id)
@@ -51,10 +50,12 @@ def receive(connection: "ClientConnection", packet: Publish) -> None:
 def _receive_once(connection: "ClientConnection", session: Session, packet: Publish, ticket: Ticket) -> None:
     """QoS 2: the packet id is remembered, on disk when the message is, so that a repetition is not a second message."""
     broker = connection.broker
-    before, ticket.durable = ticket.durable, False
-    wanted = broker.route(packet, session, ticket)
     if session.incoming is None:
         session.incoming = {}
+    elif connection.version == V5 and len(session.incoming) >= broker.settings.receive_maximum:
+        _too_many(connection)
+    before, ticket.durable = ticket.durable, False
+    wanted = broker.route(packet, session, ticket)
     session.incoming[packet.packet_id] = stored = ticket.durable and session.stored
     if stored:
         broker.store.incoming(session, packet.packet_id)
@@ -65,7 +66,7 @@ def _receive_once(connection: "ClientConnection", session: Session, packet: Publ
 def _too_many(connection: "ClientConnection") -> None:
     if connection.version == V5:
         raise Violation(reasons.RECEIVE_MAXIMUM_EXCEEDED, "more unacknowledged messages than the receive maximum")
-    connection.pause(PAUSED_BACKLOG)  # MQTT 3.1.1 has no limit to tell: read no more until acknowledged
+    connection.pause(PAUSED_BACKLOG)  # MQTT 3.1.1 has no limit to tell: read no more until these are acknowledged
 
 
 def _acknowledge(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from proto.kit.clock import Clock
 from proto.mqtt import reasons
 from proto.mqtt.counters import Counters
-from proto.mqtt.identity import Identity, Refusal
+from proto.mqtt.identity import INSIDE, Identity, Refusal
 from proto.mqtt.limits import BrokerSettings, Quota
 from proto.mqtt.packets import WillMessage
 from proto.mqtt.routing import Routing
@@ -56,6 +56,9 @@ class Sessions:
         The identity is compared with the session's owner before anything of the session is touched (MQTT-1).
         """
         session = self.by_id.get(client_id)
+        if session is not None and session.owner != identity.name and identity is INSIDE:
+            self._evict(session)  # nobody outside may keep this process from its own broker
+            session = None
         if session is not None and session.owner != identity.name:
             raise Refusal(f"client id {client_id!r} belongs to another identity", reasons.NOT_AUTHORIZED)
         if session is not None and session.outlet is not None:
@@ -77,6 +80,12 @@ class Sessions:
         session.identity = identity
         session.expiry_s = expiry_s
         return session, present
+
+    def _evict(self, session: Session) -> None:
+        if session.outlet is not None:
+            session.outlet.shut(reasons.NOT_AUTHORIZED)
+        if not session.gone:
+            self.end(session)
 
     def _wake(self, session: Session) -> None:
         for timer in session.timers or ():

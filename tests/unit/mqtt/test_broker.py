@@ -219,6 +219,17 @@ async def test_a_client_that_outruns_its_acknowledgements_is_not_read() -> None:
     assert client.transport.reading
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_a_burst_that_was_acknowledged_at_once_leaves_the_client_being_read(qos: int) -> None:
+    broker = MqttBroker(BrokerSettings(receive_maximum=3))
+    client = await connected(broker)
+
+    client.receive(b"".join(w.publish("x", qos=qos, pid=number) for number in range(1, 9)))
+
+    assert client.transport.reading
+    assert len(await client.sent()) == 8 * 4
+
+
 async def test_retained_messages_beyond_the_quota_are_refused() -> None:
     broker = MqttBroker(BrokerSettings(retained_messages=1))
     client = await connected(broker, v=5)
@@ -405,6 +416,17 @@ async def test_local_connection_leaves_its_will_only_when_taken_over() -> None:
         await watcher.receive()
     with pytest.raises(Unreachable):
         await broker.connect("late")
+
+
+async def test_nobody_keeps_this_process_from_its_own_broker() -> None:
+    broker = LocalBroker()
+    squatter = await connected(broker, "cloud", clean=False)
+
+    cloud = await broker.connect("cloud")
+
+    assert squatter.transport.closed
+    await cloud.publish("x", b"1")
+    await broker.close()
 
 
 async def test_kick_ends_a_connection_and_publishes_its_will() -> None:

@@ -9,7 +9,7 @@ from tests.conformance.mqtt.wire import connect
 from tests.unit.mqtt.fakes import FakeClient
 from tests.unit.mqtt.mutation import mutants
 
-COUNT = int(os.environ.get("SKERRY_MUTANTS", "60000"))
+COUNT = int(os.environ.get("SKERRY_MUTANTS", "100000"))
 PACKETS_PER_CONNECTION = 12
 
 
