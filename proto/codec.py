@@ -22,7 +22,7 @@ MAX_SEQ = 1 << 62  # SQL integers are signed
 
 def encode(frame: Frame) -> bytes:
     """Return the bytes of ``frame``."""
-    out = pb.Frame(epoch=frame.epoch)
+    out = pb.Frame(epoch=frame.epoch, tag=frame.tag)
     for ack in frame.acks:
         out.acks.add(lane=int(ack.lane), seq=ack.seq, lineage=ack.lineage)
     if frame.body is not None:
@@ -45,7 +45,7 @@ def decode(payload: bytes, *, max_bytes: int = MAX_FRAME_BYTES) -> Frame:
     if len(message.acks) > MAX_MARKS:
         raise MalformedMessage("too many acknowledgements in one frame")
     acks = tuple(frames.Ack(_lane(a.lane), a.seq, _name(a.lineage)) for a in message.acks) if message.acks else ()
-    return Frame(message.epoch, body, acks)
+    return Frame(message.epoch, body, acks, message.tag)
 
 
 def encode_presence(presence: frames.Presence) -> bytes:

@@ -48,8 +48,9 @@ class Feed(Protocol):
 class Exchange:
     """One live session of one end."""
 
-    def __init__(self, epoch: int, drives: Inventory, feed: Feed, limits: Limits, rng: Rng) -> None:
+    def __init__(self, epoch: int, tag: int, drives: Inventory, feed: Feed, limits: Limits, rng: Rng) -> None:
         self.epoch = epoch
+        self.tag = tag
         self.feed = feed
         self.limits = limits
         self.window = Window(limits, rng)
@@ -133,7 +134,7 @@ class Exchange:
             size = sum(len(row.body) + ROW_OVERHEAD for row in batch.rows)
             out += self._launch(Flight(Lane.MESSAGE, batch.lineage, batch.end, (batch,), size, None), now_s)
         if self._owed:
-            out.append(Send(Frame(self.epoch, None, self._acks()), 0))
+            out.append(Send(Frame(self.epoch, None, self._acks(), self.tag), 0))
         return out
 
     def tick(self, now_s: float) -> list[Effect]:
@@ -147,7 +148,7 @@ class Exchange:
 
     def frame(self, body: Body) -> Frame:
         """Return ``body`` in a frame of this session, with the acknowledgements that are owed."""
-        return Frame(self.epoch, body, self._acks())
+        return Frame(self.epoch, body, self._acks(), self.tag)
 
     def _acks(self) -> tuple[Ack, ...]:
         if not self._owed:

@@ -128,6 +128,7 @@ class Frame(Struct, frozen=True):
     epoch: int = 0
     body: Body | None = None
     acks: tuple[Ack, ...] = ()
+    tag: int = 0  # of the session, chosen by the cloud at random (LINK-5)
 
 
 class Presence(Struct, frozen=True):

@@ -5,7 +5,19 @@ from typing import Protocol
 
 from proto import digest
 from proto.exchange import Exchange, Feed
-from proto.frames import Frame, Hello, Inventory, Mark, Messages, Ping, Pong, Presence, Reason, Refused, Welcome
+from proto.frames import (
+    Frame,
+    Hello,
+    Inventory,
+    Mark,
+    Messages,
+    Ping,
+    Pong,
+    Presence,
+    Reason,
+    Refused,
+    Welcome,
+)
 from proto.kit.backoff import Rng
 from proto.link.settings import LinkSettings
 from proto.session import (
@@ -27,6 +39,7 @@ MIN_KEEP_ALIVE_S, MAX_KEEP_ALIVE_S = 1.0, 600.0  # what a hello may ask of this 
 MAX_BUFFERED = 128  # frames that wait for the confirmation of their epoch; a window is smaller
 STALE_PERIOD_S = 1.0  # a stream of old frames gets one answer a second
 NONCES_KEPT = 8  # greetings remembered, so that a late copy of one does not end the session it made
+TAGS = 1 << 32
 TEXT = "say hello again"
 
 
@@ -48,7 +61,7 @@ class CloudSession:
         self.settings = settings
         self.rng = rng
         self.state = CloudState.IDLE
-        self.epoch = 0
+        self.epoch = self.tag = 0
         self.incarnation = ""
         self.connection = 0
         self.exchange: Exchange | None = None
@@ -69,7 +82,7 @@ class CloudSession:
         """Take a frame of the node; raises MalformedMessage."""
         if isinstance(frame.body, Hello):
             return self._greeted(frame.body, now_s)
-        if self.state is CloudState.IDLE or frame.epoch != self.epoch:
+        if self.state is CloudState.IDLE or (frame.epoch, frame.tag) != (self.epoch, self.tag):
             self.stale_frames += 1
             return self._stale(frame.epoch, now_s)  # LINK-5
         self.heard_s = now_s
@@ -92,11 +105,11 @@ class CloudSession:
         self._judging = None
         self._move(CloudEvent.GRANTED)
         self._hello, self.epoch, self.incarnation, self.connection = hello, epoch, hello.incarnation, hello.connection
-        self.heard_s = now_s
+        self.heard_s, self.tag = now_s, self.rng.randrange(TAGS)
         if hello.keep_alive_ms:
             self._keep_alive_s = min(max(hello.keep_alive_ms / 1000.0, MIN_KEEP_ALIVE_S), MAX_KEEP_ALIVE_S)
         self._welcome = Welcome(nonce=hello.nonce, cloud=self.cloud, mark=mark, bases=tuple(bases), statuses=statuses)
-        return [*effects, Send(Frame(epoch, self._welcome), 1)]
+        return [*effects, Send(Frame(epoch, self._welcome, (), self.tag), 1)]
 
     def fenced(self, hello: Hello, text: str) -> list[Effect]:
         """``hello`` came from a copy: it is refused, the present session is not touched (LINK-7)."""
@@ -125,7 +138,7 @@ class CloudSession:
         assert self._welcome is not None
         self._move(CloudEvent.CONFIRMED)
         self.feed.begin()
-        self.exchange = Exchange(epoch, Inventory.HELD, self.feed, limits_of(self.settings), self.rng)
+        self.exchange = Exchange(epoch, self.tag, Inventory.HELD, self.feed, limits_of(self.settings), self.rng)
         self.exchange.start({"": self._welcome.mark})
         effects: list[Effect] = [Opened(epoch), *self.exchange.compare(self._hello.held, now_s)]
         waiting, self._buffer = self._buffer, []
@@ -196,7 +209,7 @@ class CloudSession:
             ]
         mine = self._hello is not None and hello.nonce == self._hello.nonce and self.state is not CloudState.IDLE
         if mine and self.state is CloudState.OPEN and self._welcome is not None:
-            return [Send(Frame(self.epoch, self._welcome), 1)]
+            return [Send(Frame(self.epoch, self._welcome, (), self.tag), 1)]
         if mine or self._judging is not None:
             return []  # late copy of the greeting that made this session, or one is being judged
         if hello.nonce in self._nonces and hello.attempt == 1:

@@ -7,7 +7,19 @@ from msgspec import Struct
 
 from proto import digest
 from proto.exchange import Exchange, Feed
-from proto.frames import Frame, Hello, Inventory, Mark, Messages, Ping, Pong, Presence, Reason, Refused, Welcome
+from proto.frames import (
+    Frame,
+    Hello,
+    Inventory,
+    Mark,
+    Messages,
+    Ping,
+    Pong,
+    Presence,
+    Reason,
+    Refused,
+    Welcome,
+)
 from proto.kit.backoff import Backoff, Rng
 from proto.link.settings import LinkSettings
 from proto.session import (
@@ -91,7 +103,7 @@ class EdgeSession:
         self._nonce = 0
         self._attempt = 0
         self._welcome: Welcome | None = None
-        self._granted = 0
+        self._granted = self._tag = 0
         self._hello_due_s: float | None = None
         self._heard_s = 0.0
         self._ping_due_s = 0.0
@@ -125,10 +137,10 @@ class EdgeSession:
         """Take a frame from the cloud; raises MalformedMessage."""
         body = frame.body
         if isinstance(body, Welcome):
-            return self._welcomed(frame.epoch, body, now_s)
+            return self._welcomed(frame, body, now_s)
         if isinstance(body, Refused):
             return self._refused(frame.epoch, body, now_s)
-        if self.exchange is None or frame.epoch != self.exchange.epoch:
+        if self.exchange is None or (frame.epoch, frame.tag) != (self.exchange.epoch, self.exchange.tag):
             self.stale_frames += 1  # LINK-5
             return []
         self._heard_s = now_s
@@ -147,7 +159,7 @@ class EdgeSession:
         self.identity = Identity(self.identity.incarnation, self._granted, welcome.cloud)
         self.feed.begin(welcome.mark)
         limits = limits_of(self.settings)
-        self.exchange = Exchange(self._granted, Inventory.STATUSES, self.feed, limits, self.rng)
+        self.exchange = Exchange(self._granted, self._tag, Inventory.STATUSES, self.feed, limits, self.rng)
         self.exchange.start({mark.lineage: mark.seq for mark in self.feed.positions().marks})
         self._heard_s = now_s
         self._compare_due_s = now_s + self.settings.anti_entropy_s
@@ -234,7 +246,8 @@ class EdgeSession:
         )
         return [Send(Frame(0, hello), 1)]
 
-    def _welcomed(self, epoch: int, welcome: Welcome, now_s: float) -> list[Effect]:
+    def _welcomed(self, frame: Frame, welcome: Welcome, now_s: float) -> list[Effect]:
+        epoch = frame.epoch
         if welcome.nonce != self._nonce or self.state is not EdgeState.GREETING:
             self.stale_frames += 1
             return []
@@ -242,7 +255,7 @@ class EdgeSession:
         if epoch <= self.identity.epoch or welcome.mark > self.feed.positions().last:
             return self._fence("the cloud knows more of this node than this disk does")  # LINK-8
         self._move(EdgeEvent.WELCOMED)
-        self._welcome, self._granted = welcome, epoch
+        self._welcome, self._granted, self._tag = welcome, epoch, frame.tag
         self._hello_due_s, self._attempt, self.fenced_text = None, 0, ""
         return [Adopt(epoch, welcome)]
 

@@ -35,7 +35,7 @@ class EdgeAcksBeforeCommit(EdgeSession):
 class AcceptsAnyEpoch(EdgeSession):
     def receive(self, frame: Frame, now_s: float) -> list[Effect]:
         if self.exchange is not None and frame.epoch and not isinstance(frame.body, Welcome | Refused):
-            frame = Frame(self.exchange.epoch, frame.body, frame.acks)
+            frame = Frame(self.exchange.epoch, frame.body, frame.acks, self.exchange.tag)
         return super().receive(frame, now_s)
 
 
@@ -127,7 +127,7 @@ class StaleWillEndsSession(CloudSession):
 class CloudAcceptsOldEpochs(CloudSession):
     def receive(self, frame: Frame, now_s: float) -> list[Effect]:
         if frame.epoch and self.exchange is not None:
-            frame = Frame(self.epoch, frame.body, frame.acks)
+            frame = Frame(self.epoch, frame.body, frame.acks, self.tag)
         return super().receive(frame, now_s)
 
 
@@ -139,7 +139,7 @@ class NoComparisonAtHello(CloudSession):
 
     def _live(self, frame: Frame, now_s: float) -> list[Effect]:
         if isinstance(frame.body, Ping):
-            frame = Frame(frame.epoch, Ping(), frame.acks)
+            frame = Frame(frame.epoch, Ping(), frame.acks, frame.tag)
         return super()._live(frame, now_s)
 
 

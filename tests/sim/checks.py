@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from proto import gap
-from proto.frames import GAP
+from proto.frames import GAP, States
 from proto.kit import canonical
 from proto.kit.database import Tx
 from proto.link.replica import StateChange
@@ -37,8 +37,6 @@ class Checks:
         least = self._newest.get(key, 0)
         if change.body is None:
             self._newest[key] = max(least, self.scenario.deleted_at.get((edge.node, change.key), 0))
-            if not self.scenario.cloud.synced and change.key in self.scenario.cloud.api.objects.get(edge.node, {}):
-                self.fail(f"I4 {edge.tag} was told to delete {change.key} while informers were listing")
             return
         revision = canonical.decode(change.body)["spec"]["rev"]
         if revision < least:
@@ -50,6 +48,13 @@ class Checks:
         if epoch < self._epochs.get(node, 0):
             self.fail(f"I10 {node}: session {epoch} had effect after session {self._epochs[node]}")
         self._epochs[node] = max(epoch, self._epochs.get(node, 0))
+
+    def cloud_sent(self, node: str, body: object) -> None:
+        """The cloud sends: no delete may leave it while its informers list."""
+        if isinstance(body, States) and not self.scenario.cloud.synced:
+            for change in body.changes:
+                if change.body is None and change.key in self.scenario.cloud.api.objects.get(node, {}):
+                    self.fail(f"I4 {node} was told to delete {change.key} while informers were listing")
 
     def frame_taken(self, who: str, epoch: int, effects: list[Effect]) -> None:
         """A frame of session ``epoch`` was taken: it may have effect only in that session."""

@@ -188,6 +188,7 @@ class SimCloud:
     def perform(self, peer: Peer, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Send):
+                self.scenario.checks.cloud_sent(peer.node, effect.frame.body)
                 if self.wire is not None:
                     self.net.publish(self.wire, "down", peer.node, effect.frame)
             elif isinstance(effect, Deliver):

@@ -17,6 +17,7 @@ from proto.link.replica import MessageRow, StateChange
 D = bytes(range(16))
 EXAMPLES = [
     Frame(),
+    Frame(7, None, (), 0xFFFFFFFF),
     Frame(7, None, (Ack(Lane.STATE, 3), Ack(Lane.MESSAGE, 9, "c"))),
     Frame(0, frames.Hello(connection=5, nonce=6, incarnation="i", epoch=2, cloud="c", floor=1, last=4, marks=(Mark("c", 8),), held=D, keep_alive_ms=20000)),
     Frame(3, frames.Welcome(nonce=6, cloud="c", mark=4, bases=(Mark("c", 0),), statuses=D)),

@@ -115,7 +115,7 @@ def test_batches_come_out_once_and_in_order_whatever_the_network_does(order: lis
 
 
 def exchange() -> Exchange:
-    return Exchange(3, Inventory.STATUSES, FakeFeed(), LIMITS, random.Random(1))
+    return Exchange(3, 7, Inventory.STATUSES, FakeFeed(), LIMITS, random.Random(1))
 
 
 def test_a_batch_that_comes_twice_is_acknowledged_again_and_not_delivered() -> None:

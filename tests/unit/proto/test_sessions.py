@@ -9,7 +9,22 @@ import pytest
 
 from proto import digest
 from proto.exchange import StateRow
-from proto.frames import Ack, Frame, Hello, Lane, Mark, Messages, Ping, Pong, Presence, Reason, Refused, States, Welcome
+from proto.frames import (
+    Ack,
+    Body,
+    Frame,
+    Hello,
+    Lane,
+    Mark,
+    Messages,
+    Ping,
+    Pong,
+    Presence,
+    Reason,
+    Refused,
+    States,
+    Welcome,
+)
 from proto.link.replica import MessageRow, StateChange
 from proto.link.settings import LinkSettings
 from proto.session import (
@@ -78,6 +93,12 @@ def bodies(effects: list[Effect], kind: type[E]) -> list[E]:
     return [send.frame.body for send in of(effects, Send) if isinstance(send.frame.body, kind)]
 
 
+def frame(session: EdgeSession | CloudSession, epoch: int, body: Body | None, acks: tuple[Ack, ...] = ()) -> Frame:
+    """A frame of the present session, whatever ``epoch`` it claims."""
+    made = session.tag if isinstance(session, CloudSession) else session.exchange.tag if session.exchange else 0
+    return Frame(epoch, body, acks, made)
+
+
 def edge(feed: FakeFeed | None = None, epoch: int = 2) -> EdgeSession:
     return EdgeSession(Identity("disk", epoch, "c"), feed or FakeFeed(), SETTINGS, random.Random(1))
 
@@ -102,7 +123,7 @@ def live_cloud(feed: FakeFeed | None = None, epoch: int = 3) -> CloudSession:
     session = cloud(feed)
     (judging,) = of(session.receive(Frame(0, greeting()), 0.0), Judge)
     session.granted(judging.hello, epoch, 0, [], ROOT, 0.1)
-    session.receive(Frame(epoch, Ping()), 0.2)
+    session.receive(frame(session, epoch, Ping()), 0.2)
     session.confirmed(epoch, 0.3)
     return session
 
@@ -124,7 +145,7 @@ def test_an_answer_to_another_hello_is_ignored() -> None:
     """LINK-2"""
     session = edge()
     (hello,) = bodies(session.connected(77, 0.0), Hello)
-    assert session.receive(Frame(9, Welcome(nonce=hello.nonce + 1, cloud="c")), 0.1) == []
+    assert session.receive(frame(session, 9, Welcome(nonce=hello.nonce + 1, cloud="c")), 0.1) == []
     assert session.state is EdgeState.GREETING
 
 
@@ -133,7 +154,7 @@ def test_nothing_of_an_epoch_is_sent_before_it_is_committed() -> None:
     feed = FakeFeed({"k": b"1"}, [MessageRow(1, "history", b"x")], last=1)
     session = edge(feed)
     (hello,) = bodies(session.connected(77, 0.0), Hello)
-    effects = session.receive(Frame(3, Welcome(nonce=hello.nonce, cloud="c")), 0.1)
+    effects = session.receive(frame(session, 3, Welcome(nonce=hello.nonce, cloud="c")), 0.1)
     assert [type(effect) for effect in effects] == [Adopt]
     assert session.wake(0.15) == []
     assert [send.frame.epoch for send in of(session.adopted(0.2), Send)] == [3, 3, 3]
@@ -142,14 +163,23 @@ def test_nothing_of_an_epoch_is_sent_before_it_is_committed() -> None:
 def test_a_frame_of_another_epoch_has_no_effect() -> None:
     """LINK-5"""
     session = live_edge()
-    assert session.receive(Frame(2, States(1, [StateChange("k", b"{}", b"d" * 16)])), 1.0) == []
+    assert session.receive(frame(session, 2, States(1, [StateChange("k", b"{}", b"d" * 16)])), 1.0) == []
     assert session.stale_frames == 1
+
+
+def test_a_frame_of_a_session_with_the_same_number_but_another_tag_has_no_effect() -> None:
+    """LINK-5"""
+    for session in (live_edge(), live_cloud()):
+        assert session.exchange is not None
+        stranger = Frame(3, States(1, [StateChange("k", b"{}", b"d" * 16)]), (), session.exchange.tag ^ 1)
+        assert not of(session.receive(stranger, 1.0), Deliver)
+        assert session.stale_frames == 1
 
 
 def test_a_session_that_the_cloud_forgot_is_greeted_again() -> None:
     """LINK-5"""
     session = live_edge()
-    effects = session.receive(Frame(3, Refused(reason=Reason.STALE)), 1.0)
+    effects = session.receive(frame(session, 3, Refused(reason=Reason.STALE)), 1.0)
     assert of(effects, Ended)
     assert session.state is EdgeState.GREETING
     assert bodies(session.tick(2.0), Hello)
@@ -157,7 +187,7 @@ def test_a_session_that_the_cloud_forgot_is_greeted_again() -> None:
 
 def test_a_stale_notice_for_an_older_session_is_ignored() -> None:
     session = live_edge()
-    session.receive(Frame(2, Refused(reason=Reason.STALE)), 1.0)
+    session.receive(frame(session, 2, Refused(reason=Reason.STALE)), 1.0)
     assert session.state is EdgeState.LIVE
 
 
@@ -165,7 +195,9 @@ def test_a_fenced_edge_says_why_and_leaves_the_broker() -> None:
     """LINK-7 and LINK-10"""
     session = edge()
     (hello,) = bodies(session.connected(77, 0.0), Hello)
-    (drop,) = of(session.receive(Frame(0, Refused(reason=Reason.FENCED, nonce=hello.nonce, text="copy")), 0.1), Drop)
+    (drop,) = of(
+        session.receive(frame(session, 0, Refused(reason=Reason.FENCED, nonce=hello.nonce, text="copy")), 0.1), Drop
+    )
     assert drop.pause_s >= SETTINGS.fenced_retry_s / 2
     assert (session.state, session.fenced_text) == (EdgeState.FENCED, "copy")
 
@@ -174,7 +206,7 @@ def test_an_edge_does_not_follow_a_cloud_that_knows_more_than_its_disk() -> None
     """LINK-8"""
     session = edge(FakeFeed(last=3))
     (hello,) = bodies(session.connected(77, 0.0), Hello)
-    effects = session.receive(Frame(3, Welcome(nonce=hello.nonce, cloud="c", mark=4)), 0.1)
+    effects = session.receive(frame(session, 3, Welcome(nonce=hello.nonce, cloud="c", mark=4)), 0.1)
     assert of(effects, Drop)
     assert not of(effects, Adopt)
 
@@ -182,7 +214,7 @@ def test_an_edge_does_not_follow_a_cloud_that_knows_more_than_its_disk() -> None
 def test_silence_is_pinged_at_a_keep_alive_and_ends_the_session_at_one_and_a_half() -> None:
     """LINK-11"""
     session = live_edge()
-    session.receive(Frame(3, Pong()), 1.0)
+    session.receive(frame(session, 3, Pong()), 1.0)
     assert not bodies(session.tick(10.9), Ping)
     assert bodies(session.tick(11.0), Ping)
     assert bodies(session.tick(12.3), Ping)
@@ -199,7 +231,7 @@ def test_presence_names_the_connection_and_then_the_epoch() -> None:
 def test_anti_entropy_carries_the_root_once_a_minute() -> None:
     """LINK-25"""
     session = live_edge()
-    session.receive(Frame(3, Pong()), 59.0)
+    session.receive(frame(session, 3, Pong()), 59.0)
     assert all(not ping.held for ping in bodies(session.tick(59.9), Ping))
     assert bodies(session.tick(60.3), Ping) == [Ping(ROOT)]
 
@@ -207,7 +239,7 @@ def test_anti_entropy_carries_the_root_once_a_minute() -> None:
 def test_statuses_are_not_compared_while_some_are_on_their_way() -> None:
     """LINK-25"""
     session = live_edge(FakeFeed({"k": b"1"}))
-    assert not of(session.receive(Frame(3, Pong(b"o" * 16)), 1.0), Send)
+    assert not of(session.receive(frame(session, 3, Pong(b"o" * 16)), 1.0), Send)
 
 
 def test_an_event_that_the_table_does_not_know_changes_nothing() -> None:
@@ -226,7 +258,7 @@ def test_a_session_is_live_when_its_first_frame_is_confirmed() -> None:
     (judging,) = of(session.receive(Frame(0, greeting()), 0.0), Judge)
     (welcome,) = bodies(session.granted(judging.hello, 3, 0, [], ROOT, 0.1), Welcome)
     assert welcome.nonce == 5
-    assert of(session.receive(Frame(3, Messages(0, [MessageRow(1, "history", b"x")])), 0.2), Confirm)
+    assert of(session.receive(frame(session, 3, Messages(0, [MessageRow(1, "history", b"x")])), 0.2), Confirm)
     effects = session.confirmed(3, 0.3)
     assert of(effects, Opened) == [Opened(3)]
     assert [deliver.messages[0].end for deliver in of(effects, Deliver)] == [1]
@@ -237,7 +269,7 @@ def test_a_newer_hello_ends_the_earlier_session_and_its_frames_have_no_effect() 
     session = live_cloud()
     (judging,) = of(session.receive(Frame(0, greeting(nonce=6, connection=78)), 1.0), Judge)
     assert [ended.epoch for ended in of(session.granted(judging.hello, 4, 0, [], ROOT, 1.1), Ended)] == [3]
-    effects = session.receive(Frame(3, Messages(0, [MessageRow(1, "history", b"x")])), 1.2)
+    effects = session.receive(frame(session, 3, Messages(0, [MessageRow(1, "history", b"x")])), 1.2)
     assert [refused.reason for refused in bodies(effects, Refused)] == [Reason.STALE]
     assert not of(effects, Deliver)
 
@@ -245,7 +277,7 @@ def test_a_newer_hello_ends_the_earlier_session_and_its_frames_have_no_effect() 
 def test_old_frames_get_one_answer_a_second() -> None:
     """LINK-5"""
     session = live_cloud()
-    told = [bool(session.receive(Frame(1, Ping()), at)) for at in (5.0, 5.1, 5.9, 6.1)]
+    told = [bool(session.receive(frame(session, 1, Ping()), at)) for at in (5.0, 5.1, 5.9, 6.1)]
     assert told == [True, False, False, True]
 
 
@@ -308,7 +340,7 @@ def test_no_comparison_is_made_before_the_informers_have_synced() -> None:
 def test_what_is_acknowledged_is_what_was_committed() -> None:
     """LINK-14"""
     session = live_cloud()
-    effects = session.receive(Frame(3, Messages(0, [MessageRow(1, "history", b"x")])), 1.0)
+    effects = session.receive(frame(session, 3, Messages(0, [MessageRow(1, "history", b"x")])), 1.0)
     (deliver,) = of(effects, Deliver)
     assert not [ack for send in of(effects, Send) for ack in send.frame.acks]
     (send,) = of(session.committed(3, 0, deliver.messages, 1.1), Send)
@@ -320,7 +352,7 @@ def test_batches_go_at_qos_1_and_bare_acknowledgements_at_qos_0() -> None:
     session = live_edge(FakeFeed({"k": b"1"}))
     sends = of(session.wake(1.0), Send)
     assert not sends  # already sent when the session opened
-    effects = session.receive(Frame(3, States(1, [StateChange("k", b"{}", b"d" * 16)])), 1.0)
+    effects = session.receive(frame(session, 3, States(1, [StateChange("k", b"{}", b"d" * 16)])), 1.0)
     assert of(effects, Deliver)
     assert [send.qos for send in of(session.committed(3, 1, [], 1.1), Send)] == [0]
 
@@ -331,7 +363,7 @@ def test_a_newer_state_waits_for_the_acknowledgement_of_its_older_copy() -> None
     session = live_edge(feed)
     feed.waiting["k"] = b"2"
     assert not bodies(session.wake(1.0), States)
-    effects = session.receive(Frame(3, None, (Ack(Lane.STATE, 1),)), 1.1)
+    effects = session.receive(frame(session, 3, None, (Ack(Lane.STATE, 1),)), 1.1)
     assert of(effects, Settled)
     (states,) = bodies(effects, States)
     assert states.changes[0].body == b"2"
