@@ -329,7 +329,7 @@ class ClientConnection(Wire):
         self.unacknowledged -= ticket.messages
         if self.closed:
             return
-        if self.unacknowledged < self.broker.settings.receive_maximum:
+        if self.unacknowledged < self.broker.settings.max_unacknowledged:
             self.resume(PAUSED_BACKLOG)
         acks = ticket.acks
         if ticket.error is not None and acks:

@@ -26,7 +26,10 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_topic_levels: Annotated[int, _doc("levels of a topic name or filter")] = 16
     max_subscriptions: Annotated[int, _doc("subscriptions of one client", least=0)] = 1000
     receive_maximum: Annotated[
-        int, _doc("unacknowledged QoS 1 and 2 messages accepted from one client", most=65_535)
+        int, _doc("Receive Maximum told to MQTT 5 clients, which are closed beyond it; many ignore it", most=65_535)
+    ] = 65_535
+    max_unacknowledged: Annotated[
+        int, _doc("QoS 1 and 2 messages of one client that wait for their commit, above which it is read slower")
     ] = 1024
     max_inflight: Annotated[int, _doc("unacknowledged QoS 1 and 2 messages sent to one client", most=65_535)] = 256
     topic_alias_maximum: Annotated[int, _doc("topic aliases of one client, each way", least=0, most=65_535)] = 32

@@ -28,8 +28,10 @@ def receive(connection: "ClientConnection", packet: Publish) -> None:
     packet.identity = connection.identity
     ticket = connection.ticket or connection.open_ticket()
     if qos:
-        if connection.unacknowledged >= broker.settings.receive_maximum:
-            _too_many(connection)
+        if connection.unacknowledged >= broker.settings.max_unacknowledged:
+            connection.pause(PAUSED_BACKLOG)
+        if connection.version == V5 and connection.unacknowledged >= broker.settings.receive_maximum:
+            raise _too_many()
         if qos == 2 and session.incoming and packet.packet_id in session.incoming:
             _acknowledge(connection, ticket, b"\x50\x02", packet.packet_id)
             return
@@ -53,7 +55,7 @@ def _receive_once(connection: "ClientConnection", session: Session, packet: Publ
     if session.incoming is None:
         session.incoming = {}
     elif connection.version == V5 and len(session.incoming) >= broker.settings.receive_maximum:
-        _too_many(connection)
+        raise _too_many()
     before, ticket.durable = ticket.durable, False
     wanted = broker.route(packet, session, ticket)
     session.incoming[packet.packet_id] = stored = ticket.durable and session.stored
@@ -63,10 +65,8 @@ def _receive_once(connection: "ClientConnection", session: Session, packet: Publ
     _acknowledge(connection, ticket, b"\x50\x02", packet.packet_id, wanted=wanted)
 
 
-def _too_many(connection: "ClientConnection") -> None:
-    if connection.version == V5:
-        raise Violation(reasons.RECEIVE_MAXIMUM_EXCEEDED, "more unacknowledged messages than the receive maximum")
-    connection.pause(PAUSED_BACKLOG)  # MQTT 3.1.1 has no limit to tell: read no more until these are acknowledged
+def _too_many() -> Violation:
+    return Violation(reasons.RECEIVE_MAXIMUM_EXCEEDED, "more unacknowledged messages than the receive maximum")
 
 
 def _acknowledge(

@@ -119,6 +119,19 @@ c.on("message", (topic, payload, m) => {
 """
 
 
+NODE_BURST = """
+const mqtt = require("mqtt"), version = +process.argv[3], count = 5000;
+let got = 0, acked = 0;
+const c = mqtt.connect({host: "127.0.0.1", port: +process.argv[2], protocolVersion: version, clientId: "burst", clean: false,
+  properties: version == 5 ? {sessionExpiryInterval: 60} : undefined});
+c.once("connect", () => c.subscribe("b/#", {qos: 1}, () => {
+  for (let n = 0; n < count; n++) c.publish(`b/${n % 5}`, String(n), {qos: 1 + n % 2}, () => { acked++; end(); });
+}));
+c.on("message", () => { got++; end(); });
+function end() { if (got == count && acked == count) { console.log(JSON.stringify({got, acked})); c.end(); } }
+"""
+
+
 def complete(found: dict[str, object]) -> bool:
     got = found["got"]
     assert isinstance(got, list)
@@ -161,6 +174,19 @@ async def test_node_client_round_trips_every_qos_in_order(broker: Broker, node_m
     out = await output("node", str(program), str(broker.port), version, env=env)
 
     assert complete(json.loads(out))
+
+
+@pytest.mark.parametrize("version", ["4", "5"])
+async def test_node_client_that_waits_for_nothing_loses_nothing(
+    broker: Broker, node_modules: Path, version: str
+) -> None:
+    env = {**os.environ, "NODE_PATH": str(node_modules)}
+    program = broker.folder / "burst.js" if broker.folder else Path()
+    program.write_text(NODE_BURST)
+
+    out = await output("node", str(program), str(broker.port), version, env=env)
+
+    assert json.loads(out) == {"got": 5000, "acked": 5000}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -205,7 +205,7 @@ async def test_a_flood_is_read_slower_and_nobody_else_is() -> None:
 
 
 async def test_a_client_that_outruns_its_acknowledgements_is_not_read() -> None:
-    broker = MqttBroker(BrokerSettings(receive_maximum=3))
+    broker = MqttBroker(BrokerSettings(max_unacknowledged=3))
     kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     broker.add_sink("x", lambda messages: kept)
     client = await connected(broker)
@@ -221,7 +221,7 @@ async def test_a_client_that_outruns_its_acknowledgements_is_not_read() -> None:
 
 @pytest.mark.parametrize("qos", [1, 2])
 async def test_a_burst_that_was_acknowledged_at_once_leaves_the_client_being_read(qos: int) -> None:
-    broker = MqttBroker(BrokerSettings(receive_maximum=3))
+    broker = MqttBroker(BrokerSettings(max_unacknowledged=3))
     client = await connected(broker)
 
     client.receive(b"".join(w.publish("x", qos=qos, pid=number) for number in range(1, 9)))
