@@ -1,7 +1,9 @@
 """The cloud's end of all links: one session machine per node over one Broker connection."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from proto import codec, topics
 from proto.kit.backoff import Backoff, Rng
@@ -171,13 +173,13 @@ class CloudLink:
                 if message.payload:
                     presence = codec.decode_presence(message.payload)
                     peer.session.spread_s = len(self._peers) / POKES_PER_S
-                    self._perform(peer, peer.session.presence(presence, now_s))
+                    self._guarded(peer, lambda: peer.session.presence(presence, now_s))
                 return
             if peer.backlog_bytes > BACKLOG_WINDOWS * self.settings.window_bytes:
                 self._refused.inc("backlog")
                 return
             frame = codec.decode(message.payload, max_bytes=self.settings.frame_bytes)
-            self._perform(peer, peer.session.receive(frame, now_s))
+            self._guarded(peer, lambda: peer.session.receive(frame, now_s))
         except MalformedMessage as error:
             self._refused.inc("malformed")
             log_.debug("malformed frame", topic=message.topic[:80], error=error)
@@ -195,6 +197,17 @@ class CloudLink:
         return peer
 
     # effects
+
+    def _guarded(self, peer: Peer, step: Callable[[], list[Effect]]) -> None:
+        """Do one step for a node; what goes wrong in it ends that node's session, which is greeted anew, and no other's."""
+        try:
+            self._perform(peer, step())
+        except MalformedMessage:
+            raise
+        except Exception:
+            log_.exception("a session failed", node=peer.node)
+            self._refused.inc("session failed")
+            self._perform(peer, peer.session.kick("the cloud failed to serve this session"))
 
     def _perform(self, peer: Peer, effects: list[Effect]) -> None:
         for effect in effects:
@@ -282,7 +295,7 @@ class CloudLink:
     def _woken(self) -> None:
         peers, self._waking = list(self._waking.values()), {}
         for peer in peers:
-            self._perform(peer, peer.session.wake(self._clock.now_s()))
+            self._guarded(peer, partial(peer.session.wake, self._clock.now_s()))
 
     async def _timers(self) -> None:
         while True:
@@ -290,9 +303,9 @@ class CloudLink:
             now_s = self._clock.now_s()
             for peer in list(self._peers.values()):
                 if peer.due_s <= now_s:
-                    self._perform(peer, peer.session.tick(now_s))
+                    self._guarded(peer, partial(peer.session.tick, now_s))
                 if peer.outlet.dirty and peer.session.state is CloudState.LIVE:
-                    self._perform(peer, peer.session.wake(now_s))
+                    self._guarded(peer, partial(peer.session.wake, now_s))
             self._jobs.retry(now_s)
 
     def _live(self) -> float:

@@ -1,8 +1,9 @@
 """The edge's end of the link: runs the session machine, outbox and inbox over a Broker."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from proto import codec, topics
@@ -27,6 +28,7 @@ SCHEMA = outbox.SCHEMA + inbox.SCHEMA
 TICK_S = 0.25  # how late a timer of the session may be
 CONNECT_TIMEOUT_S = 15.0
 GOODBYE_S = 1.0
+FAILED_PAUSE_S = 5.0  # after a failure that nobody expected, so that it does not repeat in a tight loop
 
 log = Logger("link")
 T = TypeVar("T")
@@ -173,12 +175,21 @@ class EdgeLink:
         self._frames.inc("in")
         try:
             frame = codec.decode(payload, max_bytes=self.settings.frame_bytes)
-            effects = session.receive(frame, self._clock.now_s())
+            self._guarded(session, lambda: session.receive(frame, self._clock.now_s()))
         except MalformedMessage as error:
             self._refused.inc("malformed")
             log.debug("malformed frame", node=self.node, error=error)
-            return
-        self._perform(session, effects)
+
+    def _guarded(self, session: EdgeSession, step: Callable[[], list[Effect]]) -> None:
+        """Do one step; what goes wrong in it ends the session, which is greeted anew, and not the daemon."""
+        try:
+            self._perform(session, step())
+        except MalformedMessage:
+            raise
+        except Exception:
+            log.exception("the session failed", node=self.node)
+            self._refused.inc("session failed")
+            self._perform(session, [Drop("the edge failed to serve this session", FAILED_PAUSE_S)])
 
     # effects
 
@@ -245,14 +256,14 @@ class EdgeLink:
         self._waking = False
         self._woken_s = self._clock.now_s()
         if self.session is not None:
-            self._perform(self.session, self.session.wake(self._woken_s))
+            self._guarded(self.session, partial(self.session.wake, self._woken_s))
 
     async def _timers(self, session: EdgeSession) -> None:
         while True:
             due = session.due_s()
             now = self._clock.now_s()
             await self._clock.sleep(TICK_S if due is None else min(max(due - now, 0.01), TICK_S))
-            self._perform(session, session.tick(self._clock.now_s()))
+            self._guarded(session, partial(session.tick, self._clock.now_s()))
 
     def _marks(self) -> tuple[Mark, ...]:
         return self._db.read(inbox.marks)

@@ -72,7 +72,11 @@ class CloudOutlet:
         out: list[StateRow] = []
         size = 0
         for key in [key for key in self.dirty if key not in flying][:max_rows]:
-            body = self._replica.body(self.node, key)
+            try:
+                body = self._replica.body(self.node, key)
+            except NotSynced:
+                self.unsynced += 1
+                continue
             if body is None and not self._may_delete(key):
                 continue
             size += len(body or b"")

@@ -232,6 +232,28 @@ async def test_a_command_of_a_restored_cloud_waits_for_older_ones(tmp_path: Path
         await eventually(lambda: edge.link.session is not None and edge.link.session.state is EdgeState.LIVE)
 
 
+async def test_a_replica_that_fails_ends_its_session_and_nothing_else(tmp_path: Path) -> None:
+    broker = MemoryBroker()
+    cloud, edge = start_cloud(tmp_path / "cloud.db", broker), start_edge(tmp_path / "edge.db", broker)
+    other = start_edge(tmp_path / "other.db", broker, node="gw-2", seed=5)
+    async with running(edge, other, cloud):
+        await eventually(lambda: edge.link.status().connected and other.link.status().connected)
+        first, second = edge.link.status().epoch, other.link.status().epoch
+        fails = iter([True])
+        body = cloud.replica.body
+
+        def failing(node: str, key: str) -> bytes | None:
+            if node == "gw-1" and next(fails, False):
+                raise ValueError("a bug")
+            return body(node, key)
+
+        object.__setattr__(cloud.replica, "body", failing)
+        cloud.put("gw-1", KEY, thing("kiln"))
+        await eventually(lambda: edge.replica.bodies() == {KEY: thing("kiln")})
+        assert edge.link.status().epoch > first
+        assert other.link.status().epoch == second
+
+
 async def test_a_kicked_node_says_hello_again(tmp_path: Path) -> None:
     broker = MemoryBroker()
     cloud, edge = start_cloud(tmp_path / "cloud.db", broker), start_edge(tmp_path / "edge.db", broker)
