@@ -258,9 +258,8 @@ async def test_a_kicked_node_says_hello_again(tmp_path: Path) -> None:
     broker = MemoryBroker()
     cloud, edge = start_cloud(tmp_path / "cloud.db", broker), start_edge(tmp_path / "edge.db", broker)
     async with running(edge, cloud):
-        await eventually(lambda: edge.link.status().connected)
+        await eventually(lambda: edge.link.status().connected and cloud.replica.told)
         first = edge.link.status().epoch
         await cloud.link.kick("gw-1", "maintenance")
         await eventually(lambda: edge.link.status().connected and edge.link.status().epoch > first)
-        told = [what for what, _, _ in cloud.replica.told]
-        await eventually(lambda: told[:2] == ["connected", "lost"])
+        await eventually(lambda: [what for what, _, _ in cloud.replica.told][:2] == ["connected", "lost"])
