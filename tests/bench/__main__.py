@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "bench"
 PATIENCE_S = 1200.0  # of one bench
 GOODBYE_S = 20.0
+BUSY_SHARE = 0.5  # of the cores, by others: then the figures are not the machine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,11 @@ async def run_all(benches: list[Bench], *, quick: bool) -> int:
     keep("summary", {**summary, "measures": [row.to_json() for row in rows]})
     print(f"\n{table(rows)}\n")
     missed = sum(row.met is False for row in rows)
+    load, cpus = summary["machine"]["load_before"][0], os.cpu_count() or 1
+    if load > BUSY_SHARE * cpus:
+        print(
+            f"the machine was busy before the first bench (load {load:g} on {cpus} cores): expect worse than it can do"
+        )
     short = " (quick: short runs, not for comparison)" if quick else ""
     print(
         f"{missed} of {sum(row.met is not None for row in rows)} goals missed{short}; JSON in {OUT.relative_to(ROOT)}"
