@@ -71,6 +71,8 @@ def examine(patient: Patient) -> list[Check]:
 
 def check_data_dir(patient: Patient) -> list[Check]:
     name, path = "data directory", patient.directory.path
+    if path.exists() and not path.is_dir():
+        return [Check(name, "Error", f"{path} is no directory", f"ls -ld {path}  # and name another with --data-dir")]
     if not path.is_dir():
         return [
             Check(
