@@ -196,7 +196,7 @@ class BenchEdge:
         frame = codec.decode(payload, max_bytes=self._settings.frame_bytes)
         self._perform(self.session.receive(frame, self._clock.now_s()))
         exchange = self.session.exchange
-        if exchange is None or frame.epoch != exchange.epoch:
+        if exchange is None or (frame.epoch, frame.tag) != (exchange.epoch, exchange.tag):
             return
         if isinstance(frame.body, Pong) and frame.body.statuses:
             whole = len(self.room.objects) == OBJECTS
