@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cloudcore import backup, broker, crds, data_dir, gauges, kubeconfig, status
-from cloudcore.admin import AdminServer
 from cloudcore.broker_access import CLOUD_USER, BrokerAccess
 from cloudcore.certs import Authority, Pair
 from cloudcore.embedded_api import EmbeddedApi
@@ -29,6 +28,7 @@ from cloudcore.link_log import SqlLog
 from cloudcore.revocation import Revocations
 from cloudcore.settings import Settings
 from cloudcore.sql import Sql
+from kubeapi.pages import Pages
 from proto.kit import daemon, tls
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock, SystemClock
@@ -233,8 +233,8 @@ class App:
 
     async def _admin(self, stack: AsyncExitStack) -> None:
         options = self.settings.admin
-        server = AdminServer(
-            status=lambda: status.of(self), unready=self._unready, metrics=self.metrics, clock=self.clock
+        server = Pages(
+            status=lambda: status.of(self), unready=self._unready, metrics=self.metrics, clock=self.clock, name="admin"
         )
         stack.push_async_callback(server.close)
         port = await self._listen("admin", options.host, options.port, lambda: server.start(options.host, options.port))

@@ -1,61 +1,35 @@
-"""The command line of cloudcore. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-
-Each command is imported when it is called, so that ``--help`` starts at once.
-"""
+"""The command line of cloudcore."""
 
 import argparse
-import signal
-import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TypeAlias
 
-from proto.kit.errors import SkerryError, UsageError
-from proto.kit.version import VERSION
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+from proto.kit import commandline
+from proto.kit.commandline import with_output, with_settings
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  argparse has no public name for it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; a person sees one sentence, never a traceback."""
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        args = parser().parse_args(argv)
-        code: int = import_module(f"cloudcore.commands.{args.module}").run(args)
-    except UsageError as error:
-        return _fail(error, EXIT_USAGE)
-    except SkerryError as error:
-        return _fail(error, EXIT_FAILED)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `cloudcore history kiln | head`
-        sys.stderr.close()
-        return EXIT_FAILED
-    except OSError as error:  # a disk that is full, a directory that others own
-        return _fail(SkerryError(f"{error.filename or args.verb}: {error.strerror or error}"), EXIT_FAILED)
-    return code
+    """Run one command and return its exit code."""
+    return commandline.run("cloudcore", parser, argv)
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
-    top = argparse.ArgumentParser(prog="cloudcore", description="The cloud daemon of Skerry and its commands.")
-    top.add_argument("--version", action="version", version=f"cloudcore {VERSION}")
+    top = commandline.top("cloudcore", "The cloud daemon of Skerry and its commands.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     _serve(verbs)
     _token(verbs)
-    _output(_verb(verbs, "status", "show what serves, which nodes are connected and how much waits"))
-    _output(_verb(verbs, "doctor", "check everything that can be wrong and say what to type next"))
+    with_output(_verb(verbs, "status", "show what serves, which nodes are connected and how much waits"))
+    with_output(_verb(verbs, "doctor", "check everything that can be wrong and say what to type next"))
     _history(verbs)
     _node(verbs)
     _crds(verbs)
-    backup = _output(_verb(verbs, "backup", "save databases and keys to one file while serving"))
+    backup = with_output(_verb(verbs, "backup", "save databases and keys to one file while serving"))
     backup.add_argument("file", type=Path, help="file to write; it holds private keys")
-    restore = _output(_verb(verbs, "restore", "put a backup back; refused while cloudcore serves"))
+    restore = with_output(_verb(verbs, "restore", "put a backup back; refused while cloudcore serves"))
     restore.add_argument("file", type=Path, help="file that `cloudcore backup` wrote")
     return top
 
@@ -68,11 +42,11 @@ def _serve(verbs: Verbs) -> None:
 
 def _token(verbs: Verbs) -> None:
     inner = _group(verbs, "token", "join tokens", "create|list|delete")
-    create = _output(_verb(inner, "create", "make a one-time join token", module="token"))
+    create = with_output(_verb(inner, "create", "make a one-time join token", module="token"))
     create.add_argument("--node", default="", metavar="NAME", help="only this node may use it")
     create.add_argument("--ttl", default="24h", metavar="TIME", help="how long it lives, such as 30m or 24h")
-    _output(_verb(inner, "list", "list the join tokens; never their secrets", module="token"))
-    delete = _output(_verb(inner, "delete", "forget a join token", module="token"))
+    with_output(_verb(inner, "list", "list the join tokens; never their secrets", module="token"))
+    delete = with_output(_verb(inner, "delete", "forget a join token", module="token"))
     delete.add_argument("token", help="its id, or the whole token")
 
 
@@ -90,15 +64,15 @@ def _history(verbs: Verbs) -> None:
 
 def _node(verbs: Verbs) -> None:
     inner = _group(verbs, "node", "nodes of this cloud", "list|revoke")
-    _output(_verb(inner, "list", "list the nodes and their links", module="node"))
-    revoke = _output(_verb(inner, "revoke", "end a node's certificates until it joins again", module="node"))
+    with_output(_verb(inner, "list", "list the nodes and their links", module="node"))
+    revoke = with_output(_verb(inner, "revoke", "end a node's certificates until it joins again", module="node"))
     revoke.add_argument("name", help="node")
     revoke.add_argument("--reason", default="revoked by an administrator", help="shown in listings")
 
 
 def _crds(verbs: Verbs) -> None:
     inner = _group(verbs, "crds", "our custom resource definitions", "apply")
-    _output(_verb(inner, "apply", "install them where they are missing; others' are left alone", module="crds"))
+    with_output(_verb(inner, "apply", "install them where they are missing; others' are left alone", module="crds"))
 
 
 def _group(verbs: Verbs, name: str, text: str, metavar: str) -> Verbs:
@@ -112,19 +86,8 @@ def _verb(verbs: Verbs, name: str, text: str, *, module: str = "") -> argparse.A
     verb.add_argument(
         "--data-dir", type=Path, default=None, metavar="DIR", help="default /var/lib/skerry/cloud for root"
     )
-    verb.add_argument("--config", type=Path, default=None, metavar="FILE", help="YAML settings over DIR/cloud.yaml")
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; may be repeated")
+    with_settings(verb, "cloud.yaml")
     verb.add_argument("--kubeconfig", default=None, metavar="FILE", help="short for --set api.kubeconfig=FILE")
     verb.add_argument("--broker", default=None, metavar="URL", help="short for --set broker.url=URL")
     verb.add_argument("--database", default=None, metavar="URL", help="short for --set history.database=URL")
     return verb
-
-
-def _output(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    verb.add_argument("-o", "--output", choices=("text", "json"), default="text", help="json for scripts")
-    return verb
-
-
-def _fail(error: SkerryError, code: int) -> int:
-    print(f"cloudcore: {error}", file=sys.stderr)
-    return code

@@ -1,4 +1,4 @@
-"""Health, metrics and status over HTTP on loopback: ``/healthz /readyz /metrics /status``, GET and HEAD only."""
+"""Health, metrics and status over HTTP: ``/healthz /readyz /metrics /status``, GET and HEAD only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,20 @@ METRICS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 LIMITS = Limits(max_head_bytes=16384, max_body_bytes=1024, max_connections=64, idle_timeout_s=30.0)
 
 
-class AdminServer:
+class Pages:
     """The daemon's own page for probes, Prometheus and the commands. ``unready`` returns why not, or "" when ready."""
 
     def __init__(
-        self, *, status: Callable[[], dict[str, Any]], unready: Callable[[], str], metrics: Metrics, clock: Clock
+        self,
+        *,
+        status: Callable[[], dict[str, Any]],
+        unready: Callable[[], str],
+        metrics: Metrics,
+        clock: Clock,
+        name: str,
     ) -> None:
         self._status, self._unready, self._metrics = status, unready, metrics
-        self._server = HttpServer(self.answer, LIMITS, clock=clock, metrics=metrics, name="admin")
+        self._server = HttpServer(self.answer, LIMITS, clock=clock, metrics=metrics, name=name)
 
     async def start(self, host: str, port: int) -> int:
         """Listen and return the bound port. Raises OSError."""
