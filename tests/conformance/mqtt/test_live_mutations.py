@@ -16,14 +16,14 @@ async def spoil(broker: Broker, seed: int, count: int) -> None:
     packets = list(mutants(seed, count))
     for start in range(0, count, PER_CONNECTION):
         version, _ = packets[start]
-        with suppress(ConnectionError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
-            writer.write(w.connect(f"spoiled-{seed}-{start}", v=version))
-            for _, packet in packets[start : start + PER_CONNECTION]:
-                writer.write(packet)
+        reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
+        writer.write(w.connect(f"spoiled-{seed}-{start}", v=version))
+        writer.write(b"".join(packet for _, packet in packets[start : start + PER_CONNECTION]))
+        with suppress(OSError):  # refused in the middle of it
             writer.write_eof()  # and read to the end: closing early would throw away what the broker has not read
             await asyncio.wait_for(reader.read(), 10)
-            writer.close()
+        writer.close()
+        with suppress(OSError):
             await writer.wait_closed()
 
 
