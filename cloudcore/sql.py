@@ -11,8 +11,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlmodel import SQLModel
 
-from proto.kit.database import DatabaseDamaged
-from proto.kit.errors import Retryable, UsageError
+from proto.kit.database import DatabaseDamaged, no_room
+from proto.kit.errors import Retryable, StorageFull, UsageError
 from proto.kit.groupcommit import GroupCommitter, Job
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class Sql:
 
     @classmethod
     def open(cls, url: str) -> "Sql":
-        """Connect, check a SQLite file, create missing tables. Raises UsageError, SqlUnavailable, DatabaseDamaged."""
+        """Connect, check a SQLite file, create missing tables. Raises UsageError, SqlUnavailable, StorageFull, DatabaseDamaged."""
         engine = make_engine(url)
         try:
             if engine.dialect.name == "sqlite":
@@ -89,6 +89,10 @@ class Sql:
             text = str(error.orig).strip().splitlines()[0]
             if "malformed" in text or "not a database" in text:
                 raise DatabaseDamaged(_damaged(engine, text)) from error
+            if engine.dialect.name == "sqlite" and no_room(str(engine.url.database)):
+                raise StorageFull(
+                    f"no space left for {engine.url.database}: free some disk space, then start again"
+                ) from error
             raise SqlUnavailable(f"database {engine.url!r}: {text}") from error
         return cls(engine)
 

@@ -10,6 +10,7 @@ need mosquitto_pub mosquitto-clients
 need node nodejs
 need npm npm
 need openssl openssl
+need faketime faketime
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 [ ${#missing[@]} -eq 0 ] && exit 0
 echo "parts: installing ${missing[*]}"

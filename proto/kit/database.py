@@ -19,6 +19,7 @@ T = TypeVar("T")
 MAX_GROUP = 4096  # transactions per commit: bounds the pause that one commit can cause
 MAX_QUEUED = 100_000  # callers await, so only runaway producers meet this
 BUSY_TIMEOUT_S = 10.0
+OPENING_BYTES = 64 << 10  # what SQLite needs to open a database in WAL mode: shared memory and a page or two
 
 
 class DatabaseDamaged(Terminal):
@@ -98,9 +99,18 @@ def quick_check(conn: sqlite3.Connection, path: Path | str) -> None:
         raise DatabaseDamaged(f"database {path} is damaged ({verdict}); keep the file and restore a backup")
 
 
+def no_room(path: Path | str) -> bool:
+    """Whether the disk of ``path`` is full: SQLite calls it an I/O error when its shared memory does not fit."""
+    try:
+        disk = os.statvfs(Path(path).parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < OPENING_BYTES
+
+
 def _translate(error: sqlite3.Error, path: Path | str) -> Exception:
     text = str(error)
-    if "full" in text:
+    if "full" in text or ("disk I/O error" in text and no_room(path)):
         return StorageFull(f"no space left for {path}: free some disk space; the daemon goes on by itself")
     if "malformed" in text or "not a database" in text:
         return DatabaseDamaged(f"database {path} is damaged ({text}); keep the file and restore a backup")
