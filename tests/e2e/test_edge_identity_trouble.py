@@ -64,5 +64,31 @@ async def test_a_revoked_node_is_told_so_and_serves_its_devices(platform: Platfo
     assert "revoked" in (await doctor(edge))["MQTT"]["message"]
 
 
+async def test_a_wiped_gateway_joins_again_and_gets_everything_back(platform: Platform) -> None:
+    edge = await platform.add_edge("gw-1")
+    await platform.kube.apply(MODEL, oven(target="500"))
+    await eventually(lambda: _held(edge, 1))
+    await report(edge.mqtt_port, temperature="77")
+    await edge.drained()
+    await edge.kill()
+    shutil.rmtree(edge.data_dir)
+
+    await edge.prepare()
+    await edge.start()
+    await edge.connected()
+    await eventually(lambda: _held(edge, 1))
+    await report(edge.mqtt_port, temperature="78")
+    await edge.drained()
+
+    async def shown() -> bool:
+        status = await platform.kube.get(f"{DEVICES}/namespaces/default/devicestatuses/kiln")
+        twins = {twin["propertyName"]: twin for twin in status["status"]["twins"]}
+        return bool(twins["temperature"]["reported"]["value"] == "78" and "observedDesired" in twins["target"])
+
+    await eventually(shown)
+    history = await command("cloudcore", "history", "kiln", "-o", "json", "--data-dir", str(platform.cloud_dir))
+    assert [row["value"] for row in msgspec.json.decode(history)] == ["77", "78"]
+
+
 async def _held(edge: Edge, count: int) -> bool:
     return bool((await edge.status()).get("devices", {}).get("total") == count)
