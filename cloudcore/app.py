@@ -101,6 +101,7 @@ class App:
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self.settings
         self.authority = Authority.open_or_create(self.directory / "pki", self.clock)
+        self.authority.check_clock()
         self.sql = Sql.open(settings.database_url(self.directory))
         stack.push_async_callback(self.sql.close)
         self.revocations = Revocations(self.sql, self.clock)

@@ -101,6 +101,19 @@ class Authority:
             raise CaUnusable(f"certificate authority in {directory}: {error.strerror or error}") from error
         return authority
 
+    def check_clock(self) -> None:
+        """Raise CaUnusable when, by this machine's clock, the CA is not valid: nobody would be trusted."""
+        now, begin, end = (
+            self._clock.wall(),
+            self.certificate.not_valid_before_utc,
+            self.certificate.not_valid_after_utc,
+        )
+        if not begin <= now <= end:
+            raise CaUnusable(
+                f"by this machine's clock ({now:%F %T} UTC) the certificate authority is not valid ({begin:%F} to {end:%F}):"
+                " set the clock, for example with `timedatectl set-ntp true`"
+            )
+
     def sign_csr(
         self, pem: bytes, *, user: str, groups: Sequence[str] = (), days: float = CLIENT_DAYS, sans: Sequence[str] = ()
     ) -> Issued:

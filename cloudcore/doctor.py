@@ -149,11 +149,8 @@ def check_certificates(patient: Patient) -> list[Check]:
             continue
         left = facts.not_after - patient.now
         if left <= timedelta(0):
-            out.append(
-                Check(
-                    name, "Error", f"expired at {facts.not_after:%Y-%m-%d %H:%M} UTC", f"cloudcore serve {patient.flag}"
-                )
-            )
+            mend = f"cloudcore serve {patient.flag}" if part != "ca" else "date -u  # is this machine's clock ahead?"
+            out.append(Check(name, "Error", f"expired at {facts.not_after:%Y-%m-%d %H:%M} UTC", mend))
         elif left < CERTIFICATE_WARNING:
             text = f"{left.days} days left: it was not renewed"
             out.append(Check(name, "Warning", text, f"cloudcore serve {patient.flag}"))

@@ -210,7 +210,10 @@ def _overrides(
     behind = observed < generation
     if behind:
         missing = f"; DeviceModel {device_model(device)} does not exist" if not model_found else ""
-        message = f"generation {generation} has not arrived at node {node}, which has {observed}{missing}"
+        away = "" if connected else "; that node is not connected (kubectl get nodes)"
+        message = (
+            f"generation {generation} has not arrived at node {node}, which has {observed or 'none'}{away}{missing}"
+        )
         out += [
             _condition(SYNCED, "False", "NotDelivered", message),
             _condition(PENDING, "True", "NotDelivered", message),

@@ -334,3 +334,16 @@ async def test_a_node_that_was_copied_and_runs_twice_is_fenced(platform: Platfor
     finally:
         await copy.close()
         await original.stop()
+
+
+@pytest.mark.parametrize(("offset", "check"), [("-400d", "clock"), ("+5000d", "certificate ca")])
+async def test_a_cloud_whose_clock_is_wrong_says_so_and_changes_nothing(cloud: Cloud, offset: str, check: str) -> None:
+    fake = {"LD_PRELOAD": faketime(), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    certificates = [file.read_bytes() for file in sorted((cloud.platform.cloud_dir / "pki").glob("*.crt"))]
+    found = wrong(await say("cloudcore", "doctor", "-o", "json", *cloud.flags, env=fake))
+    served = await say("cloudcore", "serve", *cloud.flags, env=fake)
+
+    assert check in found
+    failed(served, 1, "timedatectl set-ntp true")
+    assert certificates == [file.read_bytes() for file in sorted((cloud.platform.cloud_dir / "pki").glob("*.crt"))]
+    await cloud.starts()
