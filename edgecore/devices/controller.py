@@ -33,7 +33,7 @@ SCHEMA = twins.SCHEMA
 MAX_BATCH = 256  # operations per transaction: bounds how long the loop is held
 MAX_WAITING = 8192  # requests: what comes on top gets no PUBACK and is sent again (QoS 0 is lost, and counted)
 LEAST_GAP_S, MOST_GAP_S = 0.001, 0.005  # between two batches, only while each gathers more than one operation
-TICK_S = 0.05
+TICK_S = 0.02
 WATCH_EVERY_S = 1.0  # how often silence and untold deltas are looked for
 REPEAT_DELTA_S = 60.0  # a device that missed a delta (rebooted, resubscribed) hears it again
 RETRY_S = 1.0
@@ -62,7 +62,7 @@ class DeviceController:
         self._broker = broker
         self._clock = clock
         self.entries: dict[DeviceId, Entry] = {}
-        self._statuses = Statuses(store, DEVICE_STATUS, clock)
+        self._statuses = Statuses(store, DEVICE_STATUS, clock, outbox.waiting_states)
         self._requests = Requests(node, self.entries, broker, clock=clock, metrics=metrics)
         self._requests.on_expected(self._tell_watchers)
         self._specs = Specs(

@@ -3,7 +3,7 @@
 Reads twins; the only writer of DeviceStatus on this node.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from devicetwin.lifecycle import conditions, device_status, read_conditions
@@ -15,23 +15,21 @@ from kubeapi.store import Store
 from proto.kit import canonical
 from proto.kit.clock import Clock, rfc3339
 
-# Every further DeviceStatus costs a write here, a message on the link and a write in the cloud; above this rate the
-# newest of each device is enough, and history keeps every report.
-WRITES_PER_S = 600.0
-BURST = 64.0
-OLDEST_S = 0.4  # a changed status waits no longer than this, whatever the rate
+# Every further DeviceStatus costs a write here, a message on the link and a write in the cloud. While this many are on
+# their way, the newest of each device is enough, and history keeps every report: a longer queue would only age them.
+ON_THEIR_WAY = 80
+OLDEST_S = 0.4  # a changed status waits no longer than this, even while the cloud is away
 
 
 class Statuses:
-    """The changed statuses that wait, oldest first, and a token bucket that lets them out."""
+    """The changed statuses that wait, oldest first. ``on_their_way`` counts those that the cloud has yet to acknowledge."""
 
-    def __init__(self, store: Store, resource: Resource, clock: Clock) -> None:
+    def __init__(self, store: Store, resource: Resource, clock: Clock, on_their_way: Callable[[], int]) -> None:
         self._store = store
         self._resource = resource
         self._clock = clock
         self._waiting: dict[str, tuple[Entry, float]] = {}  # uid -> entry, since (monotonic)
-        self._tokens = BURST
-        self._filled_at_s = clock.now_s()
+        self._on_their_way = on_their_way
 
     @property
     def waiting(self) -> int:
@@ -48,14 +46,13 @@ class Statuses:
                 self._waiting[uid] = (entry, now_s)
         if not self._waiting:
             return
-        self._tokens = min(BURST, self._tokens + (now_s - self._filled_at_s) * WRITES_PER_S)
-        self._filled_at_s = now_s
+        room = ON_THEIR_WAY - self._on_their_way()
         now = rfc3339(self._clock.wall())
         for uid in list(self._waiting):
             entry, since_s = self._waiting[uid]
-            if self._tokens < 1 and now_s - since_s < OLDEST_S:
+            if room <= 0 and now_s - since_s < OLDEST_S:
                 break
-            self._tokens = max(0.0, self._tokens - 1)
+            room -= 1
             del self._waiting[uid]
             self._write(batch, entry, now_s, now)
 

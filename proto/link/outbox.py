@@ -181,6 +181,17 @@ class Outbox:
         assert isinstance(found, Pending)
         return found
 
+    def waiting_states(self) -> int:
+        """Return how many statuses the cloud has yet to acknowledge, as of the last commit."""
+
+        def count(conn: sqlite3.Connection) -> int:
+            (states,) = conn.execute("SELECT count(*) FROM link_state").fetchone()
+            return int(states)
+
+        found = self._read(count)
+        assert isinstance(found, int)
+        return found
+
     def bounds(self) -> tuple[int, int]:
         """Return (floor, last): messages up to floor are no longer held; last is the newest."""
 

@@ -33,7 +33,7 @@ def cpu_s(pid: int) -> float:
 
 async def open_loop(meters: list[Meter], sight: Sight, rate: float, seconds: float) -> dict[str, Any]:
     """Publish ``rate`` reports/s over all devices for ``seconds``; lateness at the watch while it runs and until drained."""
-    sight.worst_s, sight.latencies_s = 0.0, []
+    sight.worst_s, sight.latencies_s, events = 0.0, [], sight.events
     began_s, given = time.monotonic(), 0
     before = sum(m.sent for m in meters)
     while (elapsed := time.monotonic() - began_s) < seconds:
@@ -47,6 +47,7 @@ async def open_loop(meters: list[Meter], sight: Sight, rate: float, seconds: flo
     return {
         "reports": sent,
         "reports_per_s": round(sent / took_s, 1),
+        "watch_events_per_s": round((sight.events - events) / took_s, 1),
         "watch_worst_s": round(sight.worst_s, 3),
         "watch_p50_s": round(quantile(sight.latencies_s, 0.5), 4),
         "confirmed": sum(m.confirmed for m in meters),

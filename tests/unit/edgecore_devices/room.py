@@ -89,6 +89,10 @@ class RecordingOutbox(Outbox):
         self.messages: list[Any] = []
         self.state_writes = 0
         self.full = False
+        self.on_their_way = 0  # statuses that a busy cloud has yet to acknowledge
+
+    def waiting_states(self) -> int:
+        return self.on_their_way
 
     def put_state(self, tx: Tx, key: str, body: bytes, *, priority: int = 1) -> None:
         self._check()

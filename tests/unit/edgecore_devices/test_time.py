@@ -82,6 +82,7 @@ async def test_a_flood_of_reports_coalesces_statuses_and_keeps_every_history_row
     async with running(tmp_path) as (room, clock):
         await room.put(MODEL, device())
         before = room.outbox.state_writes
+        room.outbox.on_their_way = 1_000  # the cloud is slower than the devices, or away
 
         for value in range(200):
             await report(room, str(value))
@@ -89,7 +90,21 @@ async def test_a_flood_of_reports_coalesces_statuses_and_keeps_every_history_row
         assert len(room.outbox.messages) == 200
         assert room.outbox.state_writes - before < 100
         clock.advance(1.0)
-        await eventually(lambda: room.twin("temperature")["reported"]["value"] == "199")
+        await eventually(lambda: room.twin("temperature").get("reported", {}).get("value") == "199")
+
+
+async def test_a_status_that_waited_is_written_once_the_cloud_has_room_again(tmp_path: Path) -> None:
+    """TWIN-16"""
+    async with running(tmp_path) as (room, _):
+        await room.put(MODEL, device())
+        room.outbox.on_their_way = 1_000
+        await report(room, "7")
+        assert "reported" not in room.twin("temperature")
+
+        room.outbox.on_their_way = 0
+        await report(room, "8")
+
+        assert room.twin("temperature")["reported"]["value"] == "8"
 
 
 async def test_a_quiet_rooms_status_is_written_with_its_report(tmp_path: Path) -> None:
