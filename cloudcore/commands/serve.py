@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from cloudcore.commands import data_dir_of, settings_of
 from proto.kit import daemon, log
+from proto.kit.commandline import loading
 from proto.kit.settings import to_yaml
 
 MAX_OPEN_FILES = 65_536  # a connection is a file; the usual soft limit of 1024 is less than a thousand edges need
@@ -19,7 +20,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     log.setup(settings.log_level)
     _allow_many_connections()
-    from cloudcore.app import App  # noqa: PLC0415  the daemon's imports take longer than --print-settings should
+    with loading():
+        from cloudcore.app import App  # noqa: PLC0415  the daemon's imports take longer than --print-settings should
 
     return daemon.run(lambda: App(data_dir_of(args), settings).run())
 

@@ -4,6 +4,7 @@ import argparse
 
 from edgecore.commands import data_dir_of, settings_of
 from proto.kit import log
+from proto.kit.commandline import loading
 from proto.kit.errors import UsageError
 from proto.kit.settings import to_yaml
 
@@ -20,7 +21,8 @@ def run(args: argparse.Namespace) -> int:
             f" next: edgecore join --cloud URL --token TOKEN --node NAME --data-dir {directory.path}"
         )
     log.setup(settings.log_level)
-    from edgecore import app  # noqa: PLC0415  --print-settings and mistakes answer without loading the daemon
-    from proto.kit import daemon  # noqa: PLC0415
+    with loading():
+        from edgecore import app  # noqa: PLC0415  --print-settings and mistakes answer without loading the daemon
+        from proto.kit import daemon  # noqa: PLC0415
 
     return daemon.run(lambda: app.serve(directory, settings))

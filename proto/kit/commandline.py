@@ -6,7 +6,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def run(prog: str, parser: Callable[[], argparse.ArgumentParser], argv: Sequence
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         parser().parse_args(argv, args)
-        code: int = import_module(f"{prog}.commands.{args.module}").run(args)
+        with loading():
+            command = import_module(f"{prog}.commands.{args.module}")
+        code: int = command.run(args)
     except UsageError as error:
         return _fail(prog, str(error), EXIT_USAGE)
     except SkerryError as error:
@@ -40,6 +43,16 @@ def run(prog: str, parser: Callable[[], argparse.ArgumentParser], argv: Sequence
     except OSError as error:  # a disk that is full, a directory that others own
         return _fail(prog, f"{error.filename or args.verb}: {error.strerror or error}", EXIT_FAILED)
     return code
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Let Ctrl-C end the process at once while modules load: C extensions swallow a KeyboardInterrupt there."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def top(prog: str, description: str) -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from proto.kit.clock import Clock, SystemClock
+from proto.kit.commandline import loading
 from proto.kit.log import Logger
 
 log = Logger("daemon")
@@ -78,6 +79,9 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            self._stop.set()  # Ctrl-C before now cancelled this task, and an await that was just done swallowed it
 
     async def run_until_signal(self) -> None:
         """Wait for SIGINT, SIGTERM or the failure of a task (raised here)."""
@@ -110,7 +114,8 @@ async def forever(step: Callable[[], Awaitable[None]], *, every_s: float, clock:
 
 def run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run ``main`` under uvloop and return its exit code."""
-    import uvloop  # noqa: PLC0415  commands that are no daemon start without it
+    with loading():
+        import uvloop  # noqa: PLC0415  commands that are no daemon start without it
 
     gc.set_threshold(*GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

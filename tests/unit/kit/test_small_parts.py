@@ -1,5 +1,7 @@
 """Backoff, canonical JSON, names, metrics, readiness."""
 
+import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -104,3 +106,16 @@ def test_systemd_hears_that_the_daemon_is_ready(
         sock.settimeout(5)
         assert sock.recv(100) == b"READY=1"
     assert capsys.readouterr().out == "edgecore ready api=127.0.0.1:1\n"
+
+
+async def test_ctrl_c_that_an_await_swallowed_still_ends_the_daemon() -> None:
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()  # what asyncio.Runner does at SIGINT
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        await daemon.Supervisor().run_until_signal()
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(main())
