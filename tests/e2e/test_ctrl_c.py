@@ -40,11 +40,15 @@ async def typed(moment: random.Random, *argv: str) -> None:
         start_new_session=True,
     )
     reading = asyncio.ensure_future(process.communicate())
-    done, _ = await asyncio.wait([reading], timeout=moment.uniform(0.05, LONGEST_S))
-    if not done:
-        os.killpg(process.pid, signal.SIGINT)
-    async with asyncio.timeout(20):
-        _, err = await reading
+    try:
+        done, _ = await asyncio.wait([reading], timeout=moment.uniform(0.05, LONGEST_S))
+        if not done:
+            os.killpg(process.pid, signal.SIGINT)
+        async with asyncio.timeout(20):
+            _, err = await reading
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert process.returncode in (0, *INTERRUPTED), err.decode()
     assert b"Traceback" not in err, err.decode()
 
