@@ -1,38 +1,24 @@
 """The doctor: every check has a name, a level, one sentence and the next command to type. It changes nothing."""
 
 import os
-import socket
 import stat
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from cloudcore import backup
 from cloudcore.settings import Settings
-from proto.kit import x509
-from proto.kit.database import DatabaseDamaged, connect, quick_check
-from proto.kit.errors import MalformedMessage, SkerryError
+from proto.kit import checkup, x509
+from proto.kit.checkup import Check
+from proto.kit.errors import MalformedMessage
 
-Level = Literal["OK", "Warning", "Error"]
 CLOCK_SLACK = timedelta(minutes=5)
 CERTIFICATE_WARNING = timedelta(days=14)  # renewal starts long before: with this left it has failed for weeks
 DISK_ERROR_BYTES = 64 << 20  # below it SQLite cannot commit a burst
 DISK_WARNING_BYTES = 1 << 30
 WAITING_WARNING = 10_000
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One verdict. ``next`` is the command to type, "" when nothing is to be done."""
-
-    name: str
-    level: Level
-    message: str
-    next: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +66,10 @@ async def examine(patient: Patient) -> list[Check]:
 
 def check_data_dir(patient: Patient) -> list[Check]:
     name, path = "data directory", patient.data_dir
-    if path.exists() and not path.is_dir():
-        return [Check(name, "Error", f"{path} is no directory", f"ls -ld {path}  # and name another with --data-dir")]
-    if not path.is_dir():
-        return [Check(name, "Error", f"{path} does not exist yet", f"cloudcore serve {patient.flag}")]
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        return [
-            Check(name, "Error", f"{path} cannot be read and written by this user", f"sudo chown -R $(id -u) {path}")
-        ]
+    missing = Check(name, "Error", f"{path} does not exist yet", f"cloudcore serve {patient.flag}")
+    wrong = checkup.directory(path, missing=missing)
+    if wrong is not None:
+        return [wrong]
     if backup.interrupted(path):
         return [Check(name, "Error", "a restore was interrupted", f"cloudcore restore FILE {patient.flag}")]
     secrets = [path, path / "admin.kubeconfig", *sorted((path / "pki").glob("*.key"))]
@@ -119,21 +101,9 @@ def check_disk(patient: Patient) -> list[Check]:
 
 
 def check_databases(patient: Patient) -> list[Check]:
-    out: list[Check] = []
-    for part in backup.DATABASES:
-        name, path = f"database {part}", patient.data_dir / part
-        if not path.exists():
-            continue
-        try:
-            with closing(connect(path, read_only=True)) as conn:
-                quick_check(conn, path)
-        except DatabaseDamaged as error:
-            out.append(Check(name, "Error", str(error), f"cloudcore restore FILE {patient.flag}"))
-        except (SkerryError, OSError) as error:
-            out.append(Check(name, "Error", str(error), f"ls -l {path}"))
-        else:
-            out.append(Check(name, "OK", "quick_check is ok"))
-    return out
+    mend = f"cloudcore restore FILE {patient.flag}"
+    found = [patient.data_dir / part for part in backup.DATABASES]
+    return [checkup.database(f"database {path.name}", path, mend=mend) for path in found if path.exists()]
 
 
 def check_certificates(patient: Patient) -> list[Check]:
@@ -198,22 +168,11 @@ def check_ports(patient: Patient) -> list[Check]:
         ("join", settings.join.host, settings.join.port, True),
         ("admin", settings.admin.host, settings.admin.port, True),
     ]
-    return [check for what, host, port, ours in listeners if ours and port for check in _port(what, host, port)]
-
-
-def _port(what: str, host: str, port: int) -> list[Check]:
-    name = f"port {port}"
-    try:
-        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-    except socket.gaierror as error:
-        return [Check(name, "Error", f"{what}.host {host!r}: {error.strerror}", "getent hosts " + host)]
-    except OSError as error:
-        text = f"{what} cannot listen on {host}:{port}: {error.strerror}"
-        return [Check(name, "Error", text, f"ss -ltnp 'sport = :{port}'")]
-    return [Check(name, "OK", f"free for {what}")]
+    return [
+        checkup.port(f"port {port}", what, host, port, key=f"{what}.port")
+        for what, host, port, ours in listeners
+        if ours and port
+    ]
 
 
 def check_links(patient: Patient) -> list[Check]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from cloudcore import broker, crds
 from cloudcore.commands.api import access_of
-from cloudcore.doctor import Check, Patient
+from cloudcore.doctor import Patient
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.errors import ApiRefused, ApiUnavailable, Forbidden, NotFound
 from cloudcore.kube.resources import CRD
 from cloudcore.settings import Settings
+from proto.kit.checkup import Check
 from proto.kit.clock import SystemClock
 from proto.kit.errors import SkerryError, UsageError
 from proto.kit.httpclient import HttpLimits, HttpUntrusted

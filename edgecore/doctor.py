@@ -1,38 +1,23 @@
 """The doctor: every check has a name, a level, one sentence and the next command to type. It changes nothing."""
 
-import errno
 import os
-import socket
 import stat
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 from edgecore import certificate, cloud_time
 from edgecore.data_dir import DataDir, Running
 from edgecore.reach import Reach
 from edgecore.settings import Settings
-from proto.kit.database import DatabaseDamaged, connect, quick_check
-from proto.kit.errors import SkerryError
+from proto.kit import checkup
+from proto.kit.checkup import Check, Level
 
-Level = Literal["OK", "Warning", "Error"]
 DAYS_WARNING = 14.0  # renewal starts at 70 % of life: with 14 days left it has failed for long
 CLOCK_SLACK = timedelta(minutes=5)
 DISK_ERROR_BYTES = 16 << 20  # below it SQLite cannot commit a burst
 BACKLOG_WARNING_RATIO = 0.8
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One verdict. ``next`` is the command to type, "" when nothing is to be done."""
-
-    name: str
-    level: Level
-    message: str
-    next: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +56,10 @@ def examine(patient: Patient) -> list[Check]:
 
 def check_data_dir(patient: Patient) -> list[Check]:
     name, path = "data directory", patient.directory.path
-    if path.exists() and not path.is_dir():
-        return [Check(name, "Error", f"{path} is no directory", f"ls -ld {path}  # and name another with --data-dir")]
-    if not path.is_dir():
-        return [
-            Check(
-                name,
-                "Error",
-                f"{path} does not exist",
-                f"edgecore join --cloud URL --token TOKEN --node NAME {patient.flag}",
-            )
-        ]
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        return [
-            Check(name, "Error", f"{path} cannot be read and written by this user", f"sudo chown -R $(id -u) {path}")
-        ]
+    join = f"edgecore join --cloud URL --token TOKEN --node NAME {patient.flag}"
+    wrong = checkup.directory(path, missing=Check(name, "Error", f"{path} does not exist", join))
+    if wrong is not None:
+        return [wrong]
     key = patient.directory.key
     for file in (path, key):
         if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
@@ -144,14 +118,7 @@ def check_database(patient: Patient) -> list[Check]:
     name, path = "database", patient.directory.database
     if not path.exists():
         return [Check(name, "OK", "not made yet; the daemon makes it at its first start")]
-    try:
-        with closing(connect(path, read_only=True)) as conn:
-            quick_check(conn, path)
-    except DatabaseDamaged as error:
-        return [Check(name, "Error", str(error), f"edgecore reset {patient.flag}")]
-    except (SkerryError, OSError) as error:
-        return [Check(name, "Error", str(error), f"ls -l {path}")]
-    return [Check(name, "OK", f"quick_check of {path.name} is ok")]
+    return [checkup.database(name, path, mend=f"edgecore reset {patient.flag}")]
 
 
 def check_identity(patient: Patient) -> list[Check]:
@@ -261,35 +228,11 @@ def check_ports(patient: Patient) -> list[Check]:
             ]
         return [Check("daemon", "OK", f"runs as pid {patient.running.pid}")]
     out = [Check("daemon", "Warning", "is not running", "systemctl start edgecore")]
-    wanted = [("port of health and metrics", "api.port", settings.api.host, settings.api.port)]
-    if not settings.device_broker.url:
-        wanted.append(
-            (
-                "port of the device broker",
-                "device_broker.port",
-                settings.device_broker.host,
-                settings.device_broker.port,
-            )
-        )
-    return out + [_check_port(*each, patient) for each in wanted]
-
-
-def _check_port(name: str, key: str, host: str, port: int, patient: Patient) -> Check:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        sentence = "is taken by another process" if taken else f"cannot be used ({error.strerror})"
-        return Check(
-            name,
-            "Error",
-            f"{host}:{port} {sentence}",
-            f"ss -ltnp 'sport = :{port}'  # or: edgecore run {patient.flag} --set {key}=PORT",
-        )
-    return Check(name, "OK", f"{host}:{port} is free")
+    pages, broker = settings.api, settings.device_broker
+    wanted = [("health and metrics", pages.host, pages.port, "api.port")]
+    if not broker.url:
+        wanted.append(("the device broker", broker.host, broker.port, "device_broker.port"))
+    return out + [checkup.port(f"port of {what}", what, host, port, key=key) for what, host, port, key in wanted]
 
 
 def check_link(patient: Patient) -> list[Check]:

@@ -5,11 +5,10 @@ import argparse
 from edgecore import offline
 from edgecore.admin import live_status
 from edgecore.commands import as_json, data_dir_of, settings_of
-from edgecore.doctor import Check, Patient, examine
+from edgecore.doctor import Patient, examine
+from proto.kit import checkup
 from proto.kit.clock import SystemClock
 from proto.kit.errors import UsageError
-
-SCHEMA_VERSION = 1
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,22 +23,5 @@ def run(args: argparse.Namespace) -> int:
         directory, settings, trouble, running, live, SystemClock().wall(), pending=offline.link_summary(directory)
     )
     checks = examine(patient)
-    print(_json(checks) if args.output == "json" else render(checks))
-    return 1 if any(check.level == "Error" for check in checks) else 0
-
-
-def render(checks: list[Check]) -> str:
-    """One line per check, and under each that is not OK the command to type."""
-    width = max(len(check.name) for check in checks)
-    lines = []
-    for check in checks:
-        lines.append(f"{check.level:<8} {check.name:<{width}}  {check.message}")
-        if check.level != "OK" and check.next:
-            lines.append(f"{'':<8} {'':<{width}}  next: {check.next}")
-    errors = sum(check.level == "Error" for check in checks)
-    warnings = sum(check.level == "Warning" for check in checks)
-    return "\n".join([*lines, "", f"{len(checks)} checks, {errors} errors, {warnings} warnings"])
-
-
-def _json(checks: list[Check]) -> str:
-    return as_json({"version": SCHEMA_VERSION, "ok": all(c.level != "Error" for c in checks), "checks": checks})
+    print(as_json(checkup.page(checks)) if args.output == "json" else checkup.render(checks))
+    return 1 if checkup.failed(checks) else 0

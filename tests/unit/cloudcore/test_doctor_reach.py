@@ -9,8 +9,9 @@ import yaml
 
 from cloudcore import doctor_reach as reach
 from cloudcore.certs import Authority
-from cloudcore.doctor import Check, Patient
+from cloudcore.doctor import Patient
 from cloudcore.settings import Api, Settings
+from proto.kit.checkup import Check
 from proto.kit.clock import SystemClock
 from proto.link.settings import LinkSettings
 from tests.kit.cloud import bare_api

@@ -14,7 +14,8 @@ from cloudcore.certs import Authority
 from edgecore import cloud_time, settings
 from edgecore.cli import main
 from edgecore.data_dir import DataDir, Lock, Running
-from edgecore.doctor import Check, Patient, examine
+from edgecore.doctor import Patient, examine
+from proto.kit.checkup import Check
 from proto.kit.clock import SystemClock
 from proto.kit.tls import server_context
 
@@ -146,7 +147,7 @@ def test_a_taken_port_is_named_with_the_setting(joined: DataDir) -> None:
         port = taken.getsockname()[1]
         check = verdict(examine(patient_of(joined, f"device_broker.port={port}")), "port of the device broker")
 
-    assert check.message == f"127.0.0.1:{port} is taken by another process"
+    assert check.message.endswith(f"127.0.0.1:{port}: it is taken by another process")
     assert "device_broker.port" in check.next
 
 
