@@ -31,6 +31,7 @@ CUSTOM_RESOURCE_DEFINITION = Resource(
     subresources=STATUS,
     columns=(Column("Created At", ".metadata.creationTimestamp", "date"),),
     definition="io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
+    unconditional_update=False,
 )
 NAMESPACE = Resource(
     "",
@@ -141,6 +142,7 @@ LEASE = Resource(
     definition="io.k8s.api.coordination.v1.Lease",
     columns=(Column("Holder", ".spec.holderIdentity"),),
     generation=False,
+    unconditional_update=False,
 )
 ROLE = Resource(RBAC_GROUP, "v1", "roles", "Role", definition=RBAC + "Role", names="path", generation=False)
 ROLE_BINDING = Resource(

@@ -107,6 +107,7 @@ class Objects:
         writing.check_shape(res, namespace, draft, name)
 
         def make(_tx: Tx, old: Json) -> Json:
+            writing.check_conditional(res, draft, name)
             return writing.for_update(res, old, draft, subresource)
 
         return await self._change(res, namespace, name, make, opts, subresource)

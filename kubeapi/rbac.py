@@ -62,7 +62,8 @@ class Rbac:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._grants: dict[str, list[Grant]] | None = None
+        self._changes = 0
+        self._compiled: tuple[int, dict[str, list[Grant]]] = (-1, {})  # as of which change
         self._decisions: dict[tuple[Any, ...], str] = {}
         for res in KINDS:
             store.listen(res, self._changed)
@@ -72,27 +73,31 @@ class Rbac:
         user = wanted.user
         scope = (wanted.group, wanted.resource, wanted.subresource, wanted.namespace, wanted.name, wanted.path)
         key = (user.name, user.groups, wanted.verb, *scope)
-        known = self._decisions.get(key)
+        decisions = self._decisions
+        known = decisions.get(key)
         if known is None:
             known = next((g.reason for g in self.grants(user, wanted.namespace) if g.rule.allows(wanted)), "")
-            if len(self._decisions) >= MAX_DECISIONS:
-                self._decisions.clear()
-            self._decisions[key] = known
+            if len(decisions) >= MAX_DECISIONS:
+                decisions.clear()
+            decisions[key] = known
         return known
 
     def grants(self, user: User, namespace: str) -> Iterator[Grant]:
         """Yield what ``user`` has in ``namespace`` ("": cluster-wide grants alone)."""
-        compiled = self._grants if self._grants is not None else self._compile()
+        as_of, compiled = self._compiled
+        if as_of != self._changes:
+            compiled = self._compile()
         for subject in (f"User/{user.name}", *(f"Group/{group}" for group in user.groups)):
             for grant in compiled.get(subject, ()):
                 if grant.namespace in ("", namespace):
                     yield grant
 
     def _changed(self, _: object) -> None:
-        self._grants = None
-        self._decisions.clear()
+        self._changes += 1
+        self._decisions = {}  # another one: who still fills the old one in the writer thread fills what nobody reads
 
     def _compile(self) -> dict[str, list[Grant]]:
+        as_of = self._changes  # escalation is checked in the writer thread: a change may become visible meanwhile
         roles = _cluster_roles(self._store.list(CLUSTER_ROLE, None))
         local = {
             (r["metadata"]["namespace"], r["metadata"]["name"]): read_rules(r.get("rules"))
@@ -111,7 +116,7 @@ class Rbac:
             for subject in binding.get("subjects") or ():
                 grants = out.setdefault(_subject(subject, namespace), [])
                 grants += [Grant(rule, namespace, reason) for rule in found or ()]
-        self._grants = out
+        self._compiled = (as_of, out)
         return out
 
 
@@ -159,14 +164,15 @@ class RbacAdmission:
         role = str(ref.get("name", ""))
         if self._may(self._wanted(attempt, "bind", kind, role)):
             return
-        found = self._store.get(kind, attempt.namespace, role)
+        found = self._store.peek(kind, attempt.namespace, role)
         if found is None:
             why = f'{kind.kind} "{role}" does not exist: only who may bind every role may bind one that does not exist yet'
             raise forbidden(attempt.res, attempt.name, why)
         if kind is ROLE:
-            self._covers(attempt, read_rules(found.get("rules")))
+            self._covers(attempt, read_rules(found.object.get("rules")))
         else:
-            self._covers(attempt, _cluster_roles(self._store.list(CLUSTER_ROLE, None)).get(role, []))
+            roles = _cluster_roles([item.object for item in self._store.peek_all(CLUSTER_ROLE)])
+            self._covers(attempt, roles.get(role, []))
 
     def _covers(self, attempt: Attempt, rules: list[Rule]) -> None:
         for rule in rules:

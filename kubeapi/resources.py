@@ -50,6 +50,7 @@ class Resource:
     names: str = "subdomain"  # which names are allowed: see kubeapi.metadata.NAME_RULES
     fields: tuple[str, ...] = ()  # field selectors beyond metadata.name and metadata.namespace
     generation: bool = True  # False: a kind without spec (ConfigMap) whose generation stays absent
+    unconditional_update: bool = True  # False: a PUT must carry a resourceVersion; always so for custom kinds
     storage_version: str = ""  # "" is this version; objects rest in one version and are read in any
     view_of: str = ""  # "core/events": the same objects under another group
     scale: Scale | None = None

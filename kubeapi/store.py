@@ -132,9 +132,10 @@ class Store:
         spaces = self._objects.get(res.storage, {})
         for space in sorted(spaces) if namespace is None else (namespace,):
             names = spaces.get(space)
-            if names:
-                for name in sorted(names):
-                    yield names[name]
+            for name in sorted(names or ()):
+                found = names.get(name) if names else None
+                if found is not None:  # an admission hook reads in the writer thread, while the loop publishes
+                    yield found
 
     def list(self, res: Resource, namespace: str | None) -> list[dict[str, Any]]:
         """Return committed objects in (namespace, name) order. Must not be changed."""
@@ -159,6 +160,19 @@ class Store:
         if pending is not None:
             return pending[1]
         return self.stored(res, namespace, name)
+
+    def peek_all(self, res: Resource) -> Iterator[Stored]:
+        """Yield the objects of every namespace as this transaction must see them. Writer thread only."""
+        later = [(key, change[1]) for key, change in tuple(self._pending.items()) if key[0] == res.storage]
+        found = {
+            (item.namespace, item.name): item for item in self.items(res, None)
+        }  # after the pending: none is missed
+        for (_, namespace, name), item in later:
+            if item is None:
+                found.pop((namespace, name), None)
+            else:
+                found[namespace, name] = item
+        yield from found.values()
 
     def put(self, tx: Tx, res: Resource, obj: dict[str, Any]) -> dict[str, Any]:
         """Store ``obj`` as it is, with a new resourceVersion; returns what was stored. Trusted: nothing is checked.

@@ -58,6 +58,13 @@ def check_names_itself(body: Any, name: str) -> None:
         raise bad_request(f"the name of the object ({name} based on URL) was undeterminable: metadata.name is missing")
 
 
+def check_conditional(res: Resource, body: Mapping[str, Any], name: str) -> None:
+    """Raise 422 for a replacement without resourceVersion of a kind that nobody may overwrite unseen."""
+    if (res.custom or not res.unconditional_update) and body["metadata"].get("resourceVersion") in (None, "", "0"):
+        why = "Invalid value: 0x0: must be specified for an update"
+        raise invalid(res, name, [Cause(INVALID, "metadata.resourceVersion", why)])
+
+
 def for_create(res: Resource, body: dict[str, Any], now: datetime, rng: Rng) -> dict[str, Any]:
     """Return ``body`` with the system's own metadata set."""
     metadata = body["metadata"]

@@ -98,6 +98,20 @@ async def test_a_deleted_crd_takes_no_new_objects_and_then_is_no_longer_served(a
     assert api.registry.find("example.io", "v1", "kilns") is None
 
 
+@pytest.mark.parametrize("subresource", ["", "status"])
+@pytest.mark.parametrize("version", [None, "", "0"])
+async def test_a_custom_object_is_not_overwritten_unseen(api: Api, subresource: str, version: str | None) -> None:
+    res = await served(api)
+    made = await api.create(res, {"metadata": {"name": "k"}, "spec": {"size": 1}})
+    changed = {**made, "spec": {"size": 2}, "status": {"phase": "hot"}}
+    unseen = {**changed, "metadata": {**made["metadata"], "resourceVersion": version}}
+    with pytest.raises(ApiError, match=r"metadata\.resourceVersion: .*must be specified for an update") as refused:
+        await api.update(res, "k", unseen, subresource)
+    assert refused.value.status == 422
+    assert api.objects.get(res, "default", "k") == made
+    await api.update(res, "k", changed, subresource)
+
+
 async def test_a_crd_is_served_again_after_a_restart(api: Api) -> None:
     res = await served(api)
     await api.create(res, {"metadata": {"name": "k"}, "spec": {"size": 1}})

@@ -4,7 +4,7 @@ import pytest
 
 from kubeapi.errors import ApiError
 from kubeapi.objects import DeleteOptions, ListOptions
-from tests.unit.kubeapi.api import CM, NODE, NS, POD, SECRET, SVC, Api, config_map
+from tests.unit.kubeapi.api import CM, LEASE, NODE, NS, POD, SECRET, SVC, Api, config_map
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:
@@ -69,6 +69,15 @@ async def test_an_update_without_resource_version_overwrites(api: Api) -> None:
     await api.create(CM, config_map("a", k="1"))
     changed = await api.update(CM, "a", config_map("a", k="2"))
     assert changed["data"] == {"k": "2"}
+
+
+async def test_a_lease_is_not_overwritten_unseen(api: Api) -> None:
+    made = await api.create(LEASE, {"metadata": {"name": "a"}})
+    unseen = {"metadata": {"name": "a"}, "spec": {"holderIdentity": "me"}}
+    with pytest.raises(ApiError, match=r"metadata\.resourceVersion: .*must be specified for an update") as refused:
+        await api.update(LEASE, "a", unseen)
+    assert refused.value.status == 422
+    assert (await api.update(LEASE, "a", {**made, "spec": unseen["spec"]}))["spec"] == unseen["spec"]
 
 
 async def test_a_write_that_changes_nothing_keeps_the_resource_version(api: Api) -> None:  # API-7

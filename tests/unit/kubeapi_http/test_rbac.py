@@ -1,10 +1,15 @@
 """Rights by roles: scopes, names, subresources, aggregation, escalation, reviews (HTTP-6)."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
 
+from kubeapi.access import Attributes, User
 from kubeapi.bootstrap import ensure_defaults
+from kubeapi.rbac import Grant, Rbac
+from tests.kit.wait import eventually
 from tests.unit.kubeapi_http.face import Face, person
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -150,6 +155,59 @@ async def test_nobody_binds_a_role_beyond_their_own_rights(face: Face) -> None:
     assert (await face.ask("POST", f"{LOCAL}/rolebindings", body, ANN)).status == 403
     missing = {**body, "roleRef": {"kind": "Role", "name": "nope"}}
     assert (await face.ask("POST", f"{LOCAL}/rolebindings", missing, ANN)).status == 403
+
+
+async def test_a_role_that_grows_in_the_same_commit_is_bound_by_nobody_who_lacks_it(face: Face) -> None:
+    """Both writes are queued before either commits: the check must see the role as it will be."""
+    await give(face, rule("*", "rolebindings", "rbac.authorization.k8s.io"), rule("get", "configmaps"))
+    small = {"metadata": {"name": "small"}, "rules": [rule("get", "configmaps")]}
+    await face.must("POST", f"{LOCAL}/roles", small)
+    await face.must("POST", f"{RBAC}/clusterroles", small)
+    refs = [("Role", f"{LOCAL}/roles"), ("ClusterRole", f"{RBAC}/clusterroles")]
+    held = threading.Event()
+    block = face.store.db.submit(lambda _: held.wait(10))
+    grown = [
+        asyncio.ensure_future(face.must("PATCH", f"{at}/small", {"rules": [rule("get", "secrets")]})) for _, at in refs
+    ]
+    await eventually(lambda: face.store.db._committer.waiting == 1 + len(grown))
+    binds = [
+        asyncio.ensure_future(
+            face.ask(
+                "POST",
+                f"{LOCAL}/rolebindings",
+                {"metadata": {"name": kind.lower()}, "roleRef": {"kind": kind, "name": "small"}},
+                ANN,
+            )
+        )
+        for kind, _ in refs
+    ]
+    await eventually(lambda: face.store.db._committer.waiting == 1 + len(grown) + len(binds))
+    held.set()
+    await block
+    await asyncio.gather(*grown)
+    assert [(await bind).status for bind in binds] == [403, 403]
+
+
+async def test_a_right_that_ends_while_it_is_looked_up_is_not_remembered(face: Face) -> None:
+    await give(face, rule("get", "configmaps"))
+    rbac = Rbac(face.store)
+    wanted = Attributes(User("ann"), "get", "", "configmaps", "", "default", "x")
+    reading, gone = threading.Event(), threading.Event()
+
+    class Slow(Rbac):
+        def _compile(self) -> dict[str, list[Grant]]:
+            out = super()._compile()
+            reading.set()
+            gone.wait(10)
+            return out
+
+    slow = Slow(face.store)
+    asked = asyncio.ensure_future(asyncio.to_thread(slow.allows, wanted))
+    await asyncio.to_thread(reading.wait, 10)
+    await face.must("DELETE", f"{LOCAL}/rolebindings/b")
+    gone.set()
+    await asked
+    assert (slow.allows(wanted), rbac.allows(wanted)) == ("", "")
 
 
 async def test_a_binding_keeps_its_role(face: Face) -> None:
