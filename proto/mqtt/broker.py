@@ -84,12 +84,12 @@ class MqttBroker:
 
     def _gauges(self) -> None:
         gauge = self.counters.metrics.gauge
-        gauge("mqtt_connections", "open connections", source=lambda: len(self.connections))
-        gauge("mqtt_sessions", "sessions, connected or not", source=lambda: len(self.sessions.by_id))
-        gauge("mqtt_subscriptions", "subscriptions", source=lambda: self.routing.subscriptions)
-        gauge("mqtt_queued_bytes", "bytes waiting for sessions", source=lambda: self.sessions.quota.used_bytes)
-        gauge("mqtt_retained_messages", "retained messages", source=lambda: self.retained.messages)
-        gauge("mqtt_commit_failures", "transactions that could not commit", source=lambda: self.store.failures)
+        gauge("skerry_mqtt_connections", "open connections", source=lambda: len(self.connections))
+        gauge("skerry_mqtt_sessions", "sessions, connected or not", source=lambda: len(self.sessions.by_id))
+        gauge("skerry_mqtt_subscriptions", "subscriptions", source=lambda: self.routing.subscriptions)
+        gauge("skerry_mqtt_queued_bytes", "bytes waiting for sessions", source=lambda: self.sessions.quota.used_bytes)
+        gauge("skerry_mqtt_retained_messages", "retained messages", source=lambda: self.retained.messages)
+        gauge("skerry_mqtt_commit_failures", "transactions that could not commit", source=lambda: self.store.failures)
 
     # -- life
 

@@ -11,16 +11,20 @@ class Counters:
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.received = metrics.counter("mqtt_messages_received_total", "messages received from clients", ("qos",))
-        self.sent = metrics.counter("mqtt_messages_sent_total", "messages sent to clients", ("qos",))
+        self.received = metrics.counter(
+            "skerry_mqtt_messages_received_total", "messages received from clients", ("qos",)
+        )
+        self.sent = metrics.counter("skerry_mqtt_messages_sent_total", "messages sent to clients", ("qos",))
         self.dropped = metrics.counter(
-            "mqtt_messages_dropped_total", "messages not delivered to one receiver", ("reason",)
+            "skerry_mqtt_messages_dropped_total", "messages not delivered to one receiver", ("reason",)
         )
         self.refused = metrics.counter(
-            "mqtt_refused_total", "connects, publishes and subscriptions refused", ("reason",)
+            "skerry_mqtt_refused_total", "connects, publishes and subscriptions refused", ("reason",)
         )
-        self.closed = metrics.counter("mqtt_connections_closed_total", "connections closed by the broker", ("reason",))
-        self.connects = metrics.counter("mqtt_connects_total", "accepted CONNECTs")
+        self.closed = metrics.counter(
+            "skerry_mqtt_connections_closed_total", "connections closed by the broker", ("reason",)
+        )
+        self.connects = metrics.counter("skerry_mqtt_connects_total", "accepted CONNECTs")
         self.received_by_qos = [0, 0, 0]
         self.sent_by_qos = [0, 0, 0]
 

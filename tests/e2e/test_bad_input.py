@@ -370,10 +370,10 @@ async def test_what_was_refused_is_counted(site: Site) -> None:
     await ends(site.platform.api_port, b"\x00\r\n\r\n", secure=False)
     cloud, edge = await site.platform.metrics(), await site.edge.metrics()
 
-    assert 'mqtt_refused_total{reason="tls_handshake"}' in cloud
+    assert 'skerry_mqtt_refused_total{reason="tls_handshake"}' in cloud
     assert 'skerry_http_refused_total{server="join",reason="malformed"}' in cloud
     assert 'skerry_http_refused_total{server="kube",reason="tls_handshake"}' in cloud
-    assert "mqtt_connections_closed_total{" in edge
+    assert "skerry_mqtt_connections_closed_total{" in edge
 
 
 async def test_slow_clients_cost_nobody_else(site: Site) -> None:

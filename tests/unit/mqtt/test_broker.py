@@ -452,10 +452,10 @@ async def test_counters_name_every_drop_and_refusal() -> None:
 
     text = broker.counters.metrics.render()
 
-    assert 'mqtt_refused_total{reason="publish_0x87"} 1' in text
-    assert 'mqtt_refused_total{reason="subscribe_0x87"} 1' in text
-    assert 'mqtt_messages_received_total{qos="0"} 1' in text
-    assert "mqtt_connections 1" in text
+    assert 'skerry_mqtt_refused_total{reason="publish_0x87"} 1' in text
+    assert 'skerry_mqtt_refused_total{reason="subscribe_0x87"} 1' in text
+    assert 'skerry_mqtt_messages_received_total{qos="0"} 1' in text
+    assert "skerry_mqtt_connections 1" in text
 
 
 async def test_a_device_report_to_a_sink_and_a_few_subscribers_costs_little() -> None:
