@@ -240,7 +240,7 @@ async def settled(world: World, wanted: dict[str, str]) -> Verdict:
     await world.edge.drained(HEAL_S)
     for device in world.devices:
         assert await asyncio.to_thread(device.hears, "mode", wanted[device.name], HEAL_S), f"{device.name}: no delta"
-        await eventually(lambda d=device: equal(world.platform, d, wanted[d.name]), HEAL_S)  # type: ignore[misc]
+        await converged(world, device, wanted[device.name])
     verdict = Verdict()
     for device in world.devices:
         after = world.judged_up_to[device.name]
@@ -248,6 +248,20 @@ async def settled(world: World, wanted: dict[str, str]) -> Verdict:
         verdict.add(judge(device, await stored_numbers(world.platform, device, newest=newest), after=after))
         world.judged_up_to[device.name] = device.last
     return verdict
+
+
+async def converged(world: World, device: MqttDevice, mode: str) -> None:
+    """Wait until the cloud shows what the device last said; a failure tells what each of the three holds."""
+    assert await asyncio.to_thread(device.settle, HEAL_S), f"{device.name} was not answered: {device.refused[-3:]}"
+    try:
+        await eventually(lambda: equal(world.platform, device, mode), HEAL_S)
+    except AssertionError as error:
+        path = f"{DEVICES}/namespaces/default/devicestatuses/{device.name}"
+        shown = (await world.platform.kube.find(path) or {}).get("status")
+        raise AssertionError(
+            f"{device.name} said count={device.last} mode={mode}; the cloud shows {shown};"
+            f" the edge {await world.edge.status()}; refused {device.refused[-3:]}\n{world.edge.process.tail(15)}"
+        ) from error
 
 
 async def equal(platform: Platform, device: MqttDevice, mode: str) -> bool:

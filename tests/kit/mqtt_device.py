@@ -32,6 +32,7 @@ class MqttDevice:
         self._lock = threading.Condition()
         self._todo: deque[int] = deque()
         self._in_flight: dict[int, float] = {}
+        self._obeying: dict[str, str] = {}  # told, and not yet confirmed as reported
         self._up = False
         self._port = port
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"device-{name}", clean_session=True)
@@ -61,11 +62,14 @@ class MqttDevice:
         with self._lock:
             waited_s = 0.0
             while waited_s < timeout_s:
-                if self._lock.wait_for(lambda: not self._todo and not self._in_flight, 1.0):
+                if self._lock.wait_for(self._idle, 1.0):
                     return True
                 waited_s += 1.0
                 self._again()
-            return not self._todo and not self._in_flight
+            return self._idle()
+
+    def _idle(self) -> bool:
+        return not self._todo and not self._in_flight and not self._obeying
 
     def hears(self, name: str, value: str, timeout_s: float) -> bool:
         with self._lock:
@@ -76,6 +80,8 @@ class MqttDevice:
         self._todo.extendleft(sorted(self._in_flight, reverse=True))
         self._in_flight.clear()
         self._fill()
+        if self._obeying and self._up:
+            self._obey(self._obeying)
 
     def _fill(self) -> None:
         while self._up and self._todo and len(self._in_flight) < self._window:
@@ -114,6 +120,9 @@ class MqttDevice:
             event_id = str(body.get("event_id", ""))
             if body.get("code"):
                 self.refused.append(f"{event_id}: {body.get('reason')}")
+            elif event_id.startswith("obey "):
+                done = json.loads(event_id.removeprefix("obey "))
+                self._obeying = {n: v for n, v in self._obeying.items() if done.get(n) != v}
             elif event_id.isdigit():
                 self._in_flight.pop(int(event_id), None)
                 self.acknowledged.add(int(event_id))
@@ -125,9 +134,12 @@ class MqttDevice:
             return
         self.deltas.append(wanted)
         self.heard |= wanted
+        self._obeying |= wanted
         self._lock.notify_all()
         self._obey(wanted)
 
     def _obey(self, wanted: dict[str, str]) -> None:
         twin = {n: {"actual": {"value": v}, "metadata": {"type": "string"}} for n, v in wanted.items()}
-        self._client.publish(f"{self.topic}/twin/update", json.dumps({"event_id": "obey", "twin": twin}), qos=0)
+        self._client.publish(
+            f"{self.topic}/twin/update", json.dumps({"event_id": f"obey {json.dumps(wanted)}", "twin": twin}), qos=0
+        )
