@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cloudcore import backup, broker, crds, data_dir, gauges, kubeconfig, status
 from cloudcore.broker_access import CLOUD_USER, BrokerAccess
@@ -201,14 +200,13 @@ class App:
 
     async def _join(self, stack: AsyncExitStack) -> None:
         options = self.settings.join
-        tell = JoinSettings(
-            broker_url=self.settings.broker.url,
-            broker_port=urlsplit(self.addresses["broker"]).port or 8883,
-            broker_server_name=self.settings.broker.server_name or tls.SERVER_NAME,
-            broker_mqtt_version=self.settings.broker.mqtt_version if self.settings.broker.url else 5,
-        )
         server = JoinServer(
-            self.authority, self.sql, tell, clock=self.clock, metrics=self.metrics, revocations=self.revocations
+            self.authority,
+            self.sql,
+            self._told_to_nodes(),
+            clock=self.clock,
+            metrics=self.metrics,
+            revocations=self.revocations,
         )
         stack.push_async_callback(server.close)
         context = self._context(require_client=False)
@@ -218,13 +216,13 @@ class App:
         self.addresses["join"] = f"https://{_local(options.host)}:{port}"
 
     def _told_to_nodes(self) -> JoinSettings:
-        """What a node that joins is told about the broker: the URL, or the embedded one's port at the host it typed."""
+        """What a node that joins is told about the broker, and the limits of the endpoint."""
         join, options = self.settings.join, self.settings.broker
         return JoinSettings(
             broker_url=options.url,
             broker_port=self.broker_port or options.port,
             broker_server_name=options.server_name or tls.SERVER_NAME,
-            broker_mqtt_version=options.mqtt_version,
+            broker_mqtt_version=options.mqtt_version if options.url else 5,
             node_days=join.node_days,
             grace_days=join.grace_days,
             calls_per_s=join.calls_per_s,

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 from sqlalchemy import Connection, delete, func, insert, select
 
 from cloudcore.link_log import get_mark, put_mark
@@ -21,6 +22,7 @@ from proto.kit.metrics import Metrics
 from proto.link.replica import MessageRow
 
 EFFECTS = frozenset({"event", "register"})  # kinds whose work is done in the API, after the commit
+ZERO = b"\\u0000"  # as JSON writes it
 PRUNE_ROWS = 5_000  # per transaction, so that pruning never holds the writer for long
 HOUR_S = 3600.0
 log = Logger("history")
@@ -29,7 +31,8 @@ _report: Any = DeviceReport.__table__  # type: ignore[attr-defined]
 _gap: Any = HistoryGap.__table__  # type: ignore[attr-defined]
 _effect: Any = PendingEffect.__table__  # type: ignore[attr-defined]
 
-_decoder = msgspec.json.Decoder(tuple[str, str, str, int, int, dict[str, Any]])
+Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # what both databases hold
+_decoder = msgspec.json.Decoder(tuple[str, str, str, Int64, Int64, dict[str, Any]])
 COLUMNS = ("node", "incarnation", "seq", "namespace", "device", "uid", "at_ms", "version", "property", "value")
 _names = ", ".join(COLUMNS)
 SQLITE_INSERT = f"INSERT INTO device_report ({_names}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  constants
@@ -113,13 +116,16 @@ class History:
             except canonical.UNREADABLE:
                 self._malformed.inc(row.kind)
                 continue
+            if ZERO in row.body and any("\0" in word for word in (namespace, name, uid, *values)):
+                self._malformed.inc(row.kind)  # PostgreSQL holds no such text, and we give no such names
+                continue
             if not self.may_report(node, namespace, name, uid):
                 self._foreign.inc()
                 continue
             for prop, value in values.items():
                 text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
                 if "\0" in text:
-                    text = text.replace("\0", "\\u0000")  # PostgreSQL cannot hold it
+                    text = text.replace("\0", "\\u0000")
                 reports.append((node, incarnation, row.seq, namespace, name, uid, at_ms, version, prop, text))
         return reports
 

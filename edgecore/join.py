@@ -153,6 +153,8 @@ async def _fetch_ca(url: str, ca_hash: str, clock: Clock, joined: Joined) -> byt
         answer = await client.request("GET", "/ca.crt", timeout_s=CALL_TIMEOUT_S, max_body_bytes=MAX_ANSWER_BYTES)
     finally:
         await client.close()
+    if answer.status == 429 or answer.status >= 500:
+        raise enrol.refused(answer.status, answer.body)
     if answer.status != 200:
         raise PreflightFailed(f"{url} is no join endpoint of cloudcore (HTTP status {answer.status} for /ca.crt)")
     _check_clock(answer.headers.get("date", ""), clock, joined)

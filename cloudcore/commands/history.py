@@ -34,11 +34,7 @@ async def _history(args: argparse.Namespace) -> int:
         writer.writeheader()
         writer.writerows(rows)
     elif rows:
-        print(
-            as_table(
-                ("AT", "PROPERTY", "VALUE", "NODE"), [(r["at"], r["property"], r["value"], r["node"]) for r in rows]
-            )
-        )
+        print(_table(rows))
     else:
         print(f"no reports of {query.namespace}/{query.device}", file=sys.stderr)
     nodes = {row["node"] for row in rows}
@@ -61,10 +57,27 @@ def query_of(args: argparse.Namespace, now_ms: int) -> Query:
     return Query(namespace or args.namespace or "default", device, args.property, since_ms, args.limit)
 
 
+def _table(rows: list[dict[str, Any]]) -> str:
+    """One line per value. A device that was deleted and made again is another one: then each line says whose it is."""
+    fields = ["at", "property", "value", "node"]
+    if len({row["uid"] for row in rows}) > 1:
+        fields.append("uid")
+    return as_table([field.upper() for field in fields], [[_plain(row[field]) for field in fields] for row in rows])
+
+
+def _plain(text: str) -> str:
+    """Return ``text`` as it may go to a terminal."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     at = _instant(row["at_ms"])
     return {field: at if field == "at" else row[field] for field in FIELDS}
 
 
 def _instant(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # a gateway whose clock is beyond every calendar
+        return f"{at_ms} ms"
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -5,10 +5,14 @@ import stat
 import subprocess
 import sys
 import urllib.request
+from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from proto.kit import x509
+from proto.kit.clock import SystemClock
 from tests.kit.platform import CommandFailed, Platform, command
 
 HEAVY = ("kubernetes", "psycopg", "grpc", "paho", "aiohttp")
@@ -52,6 +56,27 @@ async def test_everything_embedded_stays_small(platform: Platform) -> None:
 async def test_a_second_daemon_on_the_same_data_is_refused(platform: Platform) -> None:
     with pytest.raises(CommandFailed, match=r"serving .* already"):
         await command("cloudcore", "serve", "--data-dir", str(platform.cloud_dir))
+
+
+async def test_the_settings_of_the_join_endpoint_are_obeyed(tmp_path: Path) -> None:
+    sets = ("join.node_days=10", "join.refusals_burst=2", "join.refusals_per_s=0.001")
+    async with Platform(tmp_path, cloud_sets=sets) as platform:
+        await platform.start_cloud()
+        edge = await platform.add_edge("gw-1", start=False)
+        join = ("edgecore", "join", "--cloud", f"https://127.0.0.1:{platform.join_port}", "--node", "gw-2")
+        spent = (*join, "--token", await platform.token("gw-9"), "--data-dir", str(tmp_path / "gw-2"))
+        refusals = [await refusal(*spent) for _ in range(3)]
+
+    left = x509.read_file(edge.data_dir / "pki" / "node.crt").not_after - SystemClock().wall()
+    assert timedelta(days=9) < left <= timedelta(days=10)
+    assert ["too many requests" in text for text in refusals] == [False, False, True]
+
+
+async def refusal(*argv: str) -> str:
+    """Why a command was refused."""
+    with pytest.raises(CommandFailed) as refused:
+        await command(*argv)
+    return str(refused.value)
 
 
 async def test_a_signal_ends_it_with_0_and_it_starts_again_as_it_was(platform: Platform) -> None:

@@ -79,14 +79,14 @@ def test_a_time_that_is_none_is_refused(cloud: Path, ttl: str) -> None:
     assert "2h" in said.err
 
 
-async def fill(cloud: Path) -> None:
+async def fill(cloud: Path, *uids: str) -> None:
     sql = Sql.open(f"sqlite:///{cloud / 'cloud.db'}")
     history = History(sql, clock=SystemClock(), metrics=Metrics())
     now_ms = wall_ms(SystemClock())
     reports = [("temp", "20", 7_200_000), ("temp", "2,1", 60_000), ("load", 'say "hi"', 1_000)]
     rows = [
-        MessageRow(i, "history", msgspec.json.encode(["default", "kiln", "u", now_ms - age, i, {name: value}]))
-        for i, (name, value, age) in enumerate(reports, 1)
+        MessageRow(i, "history", msgspec.json.encode(["default", "kiln", uid, now_ms - age, i, {name: value}]))
+        for i, ((name, value, age), uid) in enumerate(zip(reports, uids or ("u", "u", "u"), strict=True), 1)
     ]
     await history.apply("gw-1", "disk", rows)
     await sql.close()
@@ -101,6 +101,32 @@ def test_history_is_printed_as_text_csv_and_json(cloud: Path) -> None:
     assert [row["value"] for row in rows] == ["20", "2,1", 'say "hi"']
     found = call(cloud, "history", "kiln", "--property", "temp", "--since", "1h", "-o", "json").json
     assert [(row["property"], row["value"], row["node"]) for row in found] == [("temp", "2,1", "gw-1")]
+
+
+def test_history_tells_a_device_from_an_earlier_one_of_its_name(cloud: Path) -> None:
+    asyncio.run(fill(cloud, "older", "younger", "younger"))
+
+    lines = call(cloud, "history", "kiln").out.splitlines()
+
+    assert lines[0].split() == ["AT", "PROPERTY", "VALUE", "NODE", "UID"]
+    assert [line.split()[-1] for line in lines[1:]] == ["older", "younger", "younger"]
+
+
+async def fill_oddly(cloud: Path) -> None:
+    sql = Sql.open(f"sqlite:///{cloud / 'cloud.db'}")
+    body = msgspec.json.encode(["default", "odd", "u", 1 << 62, 1, {"temp": "\x1b[2J"}])
+    await History(sql, clock=SystemClock(), metrics=Metrics()).apply("gw-1", "disk", [MessageRow(1, "history", body)])
+    await sql.close()
+
+
+def test_history_shows_times_beyond_the_calendar_and_values_that_would_steer_a_terminal(cloud: Path) -> None:
+    asyncio.run(fill_oddly(cloud))
+
+    said = call(cloud, "history", "odd")
+
+    assert said.code == 0
+    assert f"{1 << 62} ms" in said.out
+    assert "\\x1b[2J" in said.out
 
 
 def test_history_of_an_unknown_device_is_empty_and_no_error(cloud: Path) -> None:

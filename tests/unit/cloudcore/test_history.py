@@ -145,3 +145,28 @@ async def test_old_reports_are_pruned_and_newer_ones_stay(sql: Sql, history: His
 
     assert await history.prune(keep_days=3.5) == 6
     assert await values(sql) == ["7", "8", "9"]
+
+
+@pytest.mark.parametrize("at_ms", [1 << 63, -(1 << 63) - 1, 1 << 64])
+async def test_a_number_that_no_database_holds_is_malformed(
+    sql: Sql, history: History, metrics: Metrics, at_ms: int
+) -> None:
+    body = msgspec.json.encode(["default", "kiln", "uid-1", "AT", 1, {"temp": "1"}]).replace(b'"AT"', b"%d" % at_ms)
+
+    await history.apply(NODE, DISK, [MessageRow(1, "history", body), report(2)])
+
+    assert await values(sql) == ["2"]
+    assert metrics.counter("skerry_cloud_messages_malformed_total", "", ("kind",)).value("history") == 1
+
+
+@pytest.mark.parametrize("place", range(4))
+async def test_a_zero_character_in_a_name_is_malformed(
+    sql: Sql, history: History, metrics: Metrics, place: int
+) -> None:
+    names = [f"a{chr(0)}b" if i == place else word for i, word in enumerate(("default", "kiln", "uid-1", "temp"))]
+    body = msgspec.json.encode([*names[:3], 1, 1, {names[3]: "1"}])
+
+    await history.apply(NODE, DISK, [MessageRow(1, "history", body), report(2)])
+
+    assert await values(sql) == ["2"]
+    assert metrics.counter("skerry_cloud_messages_malformed_total", "", ("kind",)).value("history") == 1
