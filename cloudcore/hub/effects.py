@@ -23,6 +23,7 @@ from proto.link.replica import MessageRow
 
 COMPONENT = "skerry"
 MAX_TEXT = 1024
+MAX_OWN = 256  # events of the cloud's own that wait for the API server
 log = Logger("effects")
 Register = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
@@ -46,6 +47,7 @@ class Effects:
         self._backoff = Backoff(base_s=0.2, cap_s=30.0, rng=rng)
         self._signal = asyncio.Event()
         self._signal.set()  # what an earlier process left
+        self._own: dict[str, dict[str, Any]] = {}
         self._dropped = metrics.counter(
             "skerry_cloud_effects_dropped_total", "Events and registrations that could not be carried out", ("kind",)
         )
@@ -66,13 +68,30 @@ class Effects:
                 self._signal.set()
                 await self._clock.sleep(self._backoff.next_s())
 
-    async def tell(self, kind: str, involved: Mapping[str, str], reason: str, message: str, *, name: str) -> None:
-        """Raise an event of the cloud's own; ``name`` makes a repetition harmless."""
-        await self._create(
-            make_event(involved, kind, reason, message, name=name, at=rfc3339(self._clock.wall()), host="cloudcore")
-        )
+    def tell(self, kind: str, involved: Mapping[str, str], reason: str, message: str, *, name: str) -> None:
+        """Raise an event of the cloud's own as soon as the API server answers; ``name`` makes a repetition harmless.
+
+        It is kept in memory only: what it tells of happens again after a restart.
+        """
+        if name not in self._own and len(self._own) >= MAX_OWN:
+            self._own.pop(next(iter(self._own)))
+            self._dropped.inc("event")
+        at = rfc3339(self._clock.wall())
+        self._own[name] = make_event(involved, kind, reason, message, name=name, at=at, host="cloudcore")
+        self.wake()
+
+    async def _raise_own(self) -> None:
+        """Create the events of the cloud's own. Raises Retryable."""
+        for name, event in list(self._own.items()):
+            try:
+                await self._create(event)
+            except Terminal as error:
+                self._dropped.inc("event")
+                log.warning("event not raised", event=name, reason=error)
+            self._own.pop(name, None)
 
     async def _some(self) -> bool:
+        await self._raise_own()
         rows = await self._history.effects()
         for number, node, row in rows:
             try:

@@ -8,7 +8,6 @@ from cloudcore.hub.scope import Scope
 from cloudcore.hub.sessions import Sessions
 from cloudcore.hub.upstream import Upstream
 from cloudcore.kube.resources import NODE
-from proto.kit.errors import SkerryError
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.link.replica import MessageRow, StateChange
@@ -69,7 +68,4 @@ class Replica:
         involved = {"apiVersion": "v1", "kind": NODE.kind, "name": node}
         session = self._sessions.get(node)
         name = f"{node}.fenced-{session.epoch if session else 0:x}"
-        try:
-            await self._effects.tell("Warning", involved, "NodeFenced", reason, name=name)
-        except SkerryError as error:
-            log.warning("event not raised", node=node, reason=error)
+        self._effects.tell("Warning", involved, "NodeFenced", reason, name=name)

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from cloudcore.kube.resources import EVENT
 from cloudcore.settings import Api
 from proto.kit.errors import Retryable
 from tests.kit.cloud import bare_api, hub_on, status_change
@@ -58,3 +59,24 @@ async def test_what_changed_while_it_was_away_is_seen_when_it_is_back(tmp_path: 
             await cloud.device("oven")
 
             await eventually(lambda: len(cloud.hub.scope.wanted("gw-1")) == 2)
+
+
+async def test_people_are_told_of_a_fenced_copy_once_the_server_is_back(tmp_path: Path) -> None:
+    options = Api(host="127.0.0.1", port=free_port())
+    async with AsyncExitStack() as api:
+        kubeconfig = await api.enter_async_context(bare_api(tmp_path, options))
+        async with hub_on(kubeconfig) as cloud:
+            await api.aclose()
+            await eventually(lambda: not cloud.cluster.devices.connected)
+
+            await cloud.hub.replica.fenced("gw-1", "epoch 3 was granted to another disk")
+            await api.enter_async_context(bare_api(tmp_path, options))
+
+            async def told() -> bool:
+                try:
+                    events = (await cloud.client.list(EVENT))["items"]
+                except Retryable:
+                    return False
+                return [event["reason"] for event in events] == ["NodeFenced"]
+
+            await eventually(told, 20)

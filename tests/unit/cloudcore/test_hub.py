@@ -323,5 +323,8 @@ def _no_devices(cloud: Cloud) -> Informer:
 async def test_a_fenced_copy_is_told_to_people(cloud: Cloud) -> None:
     await cloud.hub.replica.fenced("gw-1", "epoch 3 was granted to another disk")
 
-    (event,) = (await cloud.client.list(EVENT))["items"]
-    assert (event["reason"], event["type"]) == ("NodeFenced", "Warning")
+    async def told() -> bool:
+        events = (await cloud.client.list(EVENT))["items"]
+        return [(event["reason"], event["type"]) for event in events] == [("NodeFenced", "Warning")]
+
+    await eventually(told)
