@@ -1,5 +1,6 @@
 """Requests to an API server: plain dicts in, plain dicts out, errors by class."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,7 +28,7 @@ class KubeClient:
 
     def __init__(self, access: KubeAccess, *, limits: HttpLimits | None = None) -> None:
         self.server = access.server
-        self._token = access.token
+        self._token, self._token_blocks = access.token, access.token_blocks
         self._http = HttpClient(
             access.server, tls=access.context, server_hostname=access.server_hostname, limits=limits
         )
@@ -64,7 +65,9 @@ class KubeClient:
         """Open a watch; the stream's chunks are JSON lines. Raises what a request raises, Gone among them."""
         path = kind.path() + _query({**query, "watch": "1"})
         try:
-            async with self._http.stream("GET", path, headers=self._headers(), idle_timeout_s=idle_timeout_s) as stream:
+            async with self._http.stream(
+                "GET", path, headers=await self._headers(), idle_timeout_s=idle_timeout_s
+            ) as stream:
                 if stream.status != 200:
                     raise from_status(stream.status, _parse(await stream.read()), f"watch {kind.plural}")
                 yield stream
@@ -77,7 +80,7 @@ class KubeClient:
     async def _send(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> dict[str, Any]:
-        headers = self._headers()
+        headers = await self._headers()
         encoded = b""
         if body is not None:
             encoded = _encoder.encode(body)
@@ -93,10 +96,15 @@ class KubeClient:
             raise ApiUnavailable(f"{method} {path}: the answer is no JSON object")
         return parsed
 
-    def _headers(self) -> dict[str, str]:
+    async def _headers(self) -> dict[str, str]:
+        """Raises ApiUnavailable."""
         headers = {"accept": "application/json", "user-agent": USER_AGENT}
         if self._token is not None:
-            headers["authorization"] = f"Bearer {self._token()}"
+            try:
+                token = await asyncio.to_thread(self._token) if self._token_blocks else self._token()
+            except Exception as error:  # a file that is being replaced, a plugin that fails: asked again next time
+                raise ApiUnavailable(f"no token for the API server: {error}") from error
+            headers["authorization"] = f"Bearer {token}"
         return headers
 
 

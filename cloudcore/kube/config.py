@@ -8,6 +8,7 @@ import base64
 import binascii
 import os
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,16 @@ MAX_KUBECONFIG_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class KubeAccess:
-    """How to reach one API server. ``token`` is asked for at each request: service account tokens are renewed."""
+    """How to reach one API server. ``token`` is asked for at each request: service account tokens are renewed.
+
+    ``token_blocks``: asking may start a program, so it is done in a thread.
+    """
 
     server: str
     context: Callable[[], ssl.SSLContext] | None
     server_hostname: str | None = None
     token: Callable[[], str] | None = None
+    token_blocks: bool = False
 
 
 def load(path: Path | None) -> KubeAccess:
@@ -146,9 +151,12 @@ def _by_package(path: Path) -> KubeAccess:
     except Exception as error:
         raise UsageError(f"kubeconfig {path}: {error}") from error
 
+    one_at_a_time = threading.Lock()
+
     def token() -> str:
         if settings.refresh_api_key_hook is not None:
-            settings.refresh_api_key_hook(settings)
+            with one_at_a_time:
+                settings.refresh_api_key_hook(settings)
         # Version 37 renamed the entry.
         found = settings.api_key.get("BearerToken") or settings.api_key.get("authorization") or ""
         return str(found).removeprefix("Bearer ")
@@ -165,4 +173,5 @@ def _by_package(path: Path) -> KubeAccess:
             insecure=not settings.verify_ssl,
         ),
         token=token if settings.api_key else None,
+        token_blocks=True,
     )

@@ -1,14 +1,20 @@
 """Kubeconfigs of every form that needs no plugin, and one that does."""
 
+import asyncio
 import base64
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cloudcore.kube import config
+from cloudcore.kube.client import KubeClient
+from cloudcore.kube.errors import ApiUnavailable
+from cloudcore.kube.resources import NODE
 from proto.kit.errors import UsageError
+from tests.kit.wait import eventually
 
 
 def write(path: Path, cluster: dict[str, object] | None = None, user: dict[str, object] | None = None) -> Path:
@@ -98,3 +104,34 @@ def test_outside_a_pod_there_is_no_cluster_to_be_in(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(UsageError, match="--kubeconfig"):
         config.load(None)
+
+
+async def test_a_plugin_that_takes_its_time_holds_up_nobody_else() -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def token() -> str:
+        asked.set()
+        assert answer.wait(10)
+        raise OSError("no such token")
+
+    client = KubeClient(config.KubeAccess("http://127.0.0.1:9", context=None, token=token, token_blocks=True))
+    async with asyncio.TaskGroup() as group:
+        request = group.create_task(said(client))
+        await eventually(asked.is_set)
+        answer.set()  # the loop still runs
+
+    assert "no such token" in request.result()
+
+
+async def test_a_token_file_that_is_away_is_asked_for_again(tmp_path: Path) -> None:
+    access = config.load(write(tmp_path, user={"tokenFile": "token"}))
+
+    assert "no token for the API server" in await said(KubeClient(access))
+
+
+async def said(client: KubeClient) -> str:
+    """What a request fails with."""
+    with pytest.raises(ApiUnavailable) as failed:
+        await client.get(NODE, "", "gw-1")
+    await client.close()
+    return str(failed.value)
