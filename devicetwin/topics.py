@@ -32,6 +32,8 @@ FILTERS = (
     *(f"{DEVICE_PREFIX}/{levels}/{verb}" for levels in ("+/+", "+") for verb in DEVICE_VERBS.values()),
     *(f"{NODE_PREFIX}/+/{verb}" for verb in NODE_VERBS.values()),
 )
+# KubeEdge forwards these to its cloud router; here nothing does, so they are counted.
+ROUTER_FILTERS = ("$hw/events/upload/#", "SYS/dis/upload_records", "+/user/#")
 DOCUMENT, DELTA, UPDATED, MEMBERSHIP_UPDATED = (
     "twin/update/document",
     "twin/update/delta",

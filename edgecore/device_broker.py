@@ -13,7 +13,7 @@ from proto.kit.clock import Clock
 from proto.kit.database import Database
 from proto.kit.errors import SkerryError, UsageError
 from proto.kit.metrics import Metrics
-from proto.kit.tls import client_context, server_context
+from proto.kit.tls import Reloading, client_context, server_context
 from proto.link.client import PahoBroker
 from proto.mqtt.broker import SCHEMA, MqttBroker
 
@@ -27,8 +27,9 @@ class Opened:
         self.devices = devices
         self.address = address
         self.broker = broker
+        self.reloading: Reloading | None = None  # of the listener's certificate; the caller runs it
 
-    async def listen(self, settings: DeviceBroker) -> None:
+    async def listen(self, settings: DeviceBroker, clock: Clock) -> None:
         """Let clients in. Raises SkerryError naming address and setting."""
         if self.broker is None:
             return
@@ -42,6 +43,8 @@ class Opened:
             ) from error
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.address = f"{'mqtts' if context else 'mqtt'}://{host}:{port}"
+        if context is not None:
+            self.reloading = Reloading(context, Path(settings.tls_cert), Path(settings.tls_key), clock=clock)
 
     async def close(self) -> None:
         if self.broker is not None:
@@ -70,6 +73,7 @@ def external(settings: DeviceBroker, node: str, *, clock: Clock, rng: Rng, metri
         tls=(lambda: _client_context(settings)) if settings.url.startswith("mqtts:") else None,
         max_packet_bytes=settings.limits.max_packet_bytes,
         version=settings.mqtt_version,
+        session_s=settings.session_s,
     )
     devices = ExternalBroker(broker, f"skerry-{node}", clock=clock, rng=rng, metrics=metrics)
     return Opened(devices, settings.url)

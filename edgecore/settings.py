@@ -61,6 +61,10 @@ class DeviceBroker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mqtt_version: Annotated[
         int, Meta(ge=4, le=5, description="MQTT protocol spoken to the external broker: 4 (3.1.1) or 5")
     ] = 5
+    session_s: Annotated[
+        int,
+        Meta(ge=0, le=(1 << 32) - 1, description="seconds the external broker keeps reports for us while we are away"),
+    ] = 86_400
     username: Annotated[str, Meta(description="user name at the external broker; empty: none")] = ""
     secret_file: Annotated[str, Meta(description="file with the password at the external broker")] = ""
     limits: DeviceBrokerLimits = DeviceBrokerLimits()

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from devicetwin.topics import FILTERS
+from devicetwin.topics import FILTERS, ROUTER_FILTERS
 from proto.kit.backoff import Backoff, Rng
 from proto.kit.clock import Clock
-from proto.kit.errors import SkerryError
+from proto.kit.errors import Retryable, SkerryError
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.link.broker import Broker, Connection, ConnectionLost, Inbound
@@ -44,8 +44,13 @@ class EmbeddedBroker:
         self._broker = broker
         self._lost = _lost(metrics)
         self._receive: Receive | None = None
+        self._router = metrics.counter(
+            "skerry_edge_router_messages_total", "Messages on topics of KubeEdge's router, which stay on the gateway."
+        )
         for topic_filter in FILTERS:
             broker.add_sink(topic_filter, self._sink)
+        for topic_filter in ROUTER_FILTERS:
+            broker.add_sink(topic_filter, self._count)
 
     async def run(self, receive: Receive) -> None:
         self._receive = receive
@@ -56,6 +61,9 @@ class EmbeddedBroker:
             raise ConnectionLost("the device room is not open yet")  # no PUBACK: the device sends it again
         taken = [self._receive(message.topic, message.payload) for message in messages]
         return taken[0] if len(taken) == 1 else asyncio.gather(*taken)
+
+    def _count(self, messages: list[Publish]) -> None:
+        self._router.inc(by=len(messages))
 
     def publish(self, topic: str, payload: bytes) -> None:
         self._broker.publish(topic, payload, 1, exclude=self._sink).add_done_callback(self._sent)
@@ -69,8 +77,17 @@ class EmbeddedBroker:
             self._lost.inc("not kept")
 
 
+class NotKept(Retryable):
+    """A message was not written, so it is not acknowledged: the broker must send it again."""
+
+    code = "NotKept"
+
+
 class ExternalBroker:
-    """A broker by URL. Messages are acknowledged by hand, so what is not on disk comes again after a reconnect."""
+    """A broker by URL. Messages are acknowledged by hand, so what is not on disk comes again after a reconnect.
+
+    ``broker`` keeps the session between connections; what was sent meanwhile comes too.
+    """
 
     def __init__(self, broker: Broker, client_id: str, *, clock: Clock, rng: Rng, metrics: Metrics) -> None:
         self._broker = broker
@@ -105,27 +122,48 @@ class ExternalBroker:
 
     async def _session(self, receive: Receive, backoff: Backoff) -> None:
         connection = await self._broker.connect(self._client_id)
+        ended: asyncio.Future[SkerryError] = asyncio.get_running_loop().create_future()
         try:
             for topic_filter in FILTERS:
                 await connection.subscribe(topic_filter)
             self._connection = connection
             backoff.reset()
             log.info("device broker connected")
-            while True:
-                self._take(await connection.receive(), receive)
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(self._read(connection, receive, ended))
+                error = await ended
+                reader.cancel()
+            raise error
         finally:
             await connection.close()
 
-    def _take(self, message: Inbound, receive: Receive) -> None:
+    async def _read(self, connection: Connection, receive: Receive, ended: "asyncio.Future[SkerryError]") -> None:
+        try:
+            while not ended.done():
+                self._take(await connection.receive(), receive, ended)
+        except SkerryError as error:
+            _end(ended, error)
+
+    def _take(self, message: Inbound, receive: Receive, ended: "asyncio.Future[SkerryError]") -> None:
         def settled(future: "asyncio.Future[None]") -> None:
-            if not future.cancelled() and future.exception() is None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
                 message.ack()
+            else:  # without the ack the broker's window closes bit by bit: begin anew, it sends all of that again
+                _end(ended, NotKept(f"not written: {error}"))
 
         receive(message.topic, message.payload).add_done_callback(settled)
 
     def _sent(self, future: "asyncio.Future[None]") -> None:
         if not future.cancelled() and isinstance(future.exception(), ConnectionLost):
             self._lost.inc("connection lost")
+
+
+def _end(ended: "asyncio.Future[SkerryError]", error: SkerryError) -> None:
+    if not ended.done():
+        ended.set_result(error)
 
 
 def _lost(metrics: Metrics) -> Any:

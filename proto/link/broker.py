@@ -47,7 +47,7 @@ class Inbound:
 
 
 class Connection(Protocol):
-    """One live MQTT connection with a clean session."""
+    """One live MQTT connection; its session is clean unless its Broker was told otherwise."""
 
     async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
         """Return once SUBACK granted it. Raises Refused, ConnectionLost."""

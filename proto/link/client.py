@@ -26,6 +26,7 @@ from proto.kit.log import Logger
 from proto.link.broker import ConnectionLost, Inbound, Refused, Unreachable, Will
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
+CONNECT_TIMEOUT_S = 10.0  # each of: address and TCP, TLS, CONNACK
 READ_BYTES = 64 << 10
 PACKETS_A_TURN = 200  # then the loop serves others
 MISC_PERIOD_S = 1.0  # paho looks at its keep-alive this often
@@ -77,9 +78,13 @@ class PahoBroker:
         version: int = 5,
         max_packet_bytes: int = (256 << 10) + 1024,
         receive_maximum: int = 100,
-        connect_timeout_s: float = 10.0,
+        session_s: int = 0,
     ) -> None:
-        """``tls`` is asked at every connect, so a renewed certificate is used from the next one. Raises UsageError."""
+        """``tls`` is asked at every connect, so a renewed certificate is used from the next one. Raises UsageError.
+
+        ``session_s``: for how long the broker keeps subscriptions, and what is not acknowledged, between two connections
+        of one client id (3.1.1 cannot say how long); 0: a clean session.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -99,7 +104,8 @@ class PahoBroker:
         self._server_hostname = server_hostname
         self._max_packet_bytes = max_packet_bytes
         self._receive_maximum = receive_maximum
-        self._timeout_s = connect_timeout_s
+        self._timeout_s = CONNECT_TIMEOUT_S
+        self._session_s = session_s
 
     async def connect(self, client_id: str, *, will: Will | None = None, keep_alive_s: int = 30) -> "PahoConnection":
         """Return a live connection. Raises Unreachable, Refused."""
@@ -131,7 +137,7 @@ class PahoBroker:
         client = _Paho(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            clean_session=None if five else True,
+            clean_session=None if five else not self._session_s,
             protocol=MQTTv5 if five else MQTTv311,
             manual_ack=True,
         )
@@ -150,6 +156,7 @@ class PahoBroker:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = self._receive_maximum
         properties.MaximumPacketSize = self._max_packet_bytes
+        properties.SessionExpiryInterval = self._session_s
         return properties
 
     def _open_socket(self) -> socket.socket:
@@ -202,8 +209,10 @@ class PahoConnection:
         client.on_socket_close = self._on_socket_close
         client.on_socket_register_write = self._on_write_wanted
         client.on_socket_unregister_write = self._on_write_done
-        clean: dict[str, Any] = {"clean_start": True, "properties": properties} if properties is not None else {}
-        client.connect(host, port, keep_alive_s, **clean)
+        five: dict[str, Any] = {}
+        if properties is not None:
+            five = {"clean_start": not getattr(properties, "SessionExpiryInterval", 0), "properties": properties}
+        client.connect(host, port, keep_alive_s, **five)
         self._misc = self._loop.call_later(MISC_PERIOD_S, self._do_misc)
         await self._connack
 

@@ -15,7 +15,7 @@ from proto.link.memory import MemoryBroker
 from proto.mqtt.identity import Identity
 from proto.mqtt.limits import BrokerSettings
 from proto.mqtt.local import LocalBroker
-from tests.kit.mosquitto import Mosquitto, free_port
+from tests.kit.mosquitto import Mosquitto, free_port, mosquitto
 from tests.unit.mqtt.certificates import Certificates
 
 CLOCK = SystemClock()
@@ -268,3 +268,23 @@ def test_paho_works_under_uvloop_as_the_daemons_run_it(tmp_path: Path) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(main()) == [str(i).encode() for i in range(300)]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_a_kept_session_gets_what_was_sent_and_not_acknowledged_meanwhile(tmp_path: Path, version: int) -> None:
+    async with mosquitto(tmp_path) as server:
+        url = f"mqtt://127.0.0.1:{server.port}"
+        sender = await PahoBroker(url, clock=CLOCK).connect("a")
+        keeper = PahoBroker(url, clock=CLOCK, version=version, session_s=60)
+        first = await keeper.connect("b")
+        await first.subscribe("t")
+        await sender.publish("t", b"1")
+        await first.receive()
+        await first.close()
+        await sender.publish("t", b"2")
+
+        again = await keeper.connect("b")
+
+        assert await take(again, 2) == [b"1", b"2"]
+        await again.close()
+        await sender.close()

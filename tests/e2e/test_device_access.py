@@ -1,6 +1,7 @@
 """Who may speak to devices' broker: passwords and an ACL off loopback, or an external Mosquitto by URL."""
 
 import asyncio
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -79,6 +80,30 @@ async def test_a_device_certificate_is_its_name(seeded: LoneEdge, tmp_path: Path
     assert answer["event_id"] == "1"
 
 
+def served_serial(port: int, trust: ssl.SSLContext) -> str:
+    """The certificate that a new connection is shown."""
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        trust.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        return str((tls.getpeercert() or {})["serialNumber"])
+
+
+async def test_the_device_broker_takes_a_renewed_certificate_while_running(seeded: LoneEdge, tmp_path: Path) -> None:
+    authority = Authority.open_or_create(tmp_path / "device-ca", SystemClock())
+    server = authority.server_certificate()
+    keys = {"tls_cert": server.cert, "tls_key": server.key}
+    seeded.daemon.argv += [word for key, value in keys.items() for word in ("--set", f"device_broker.{key}={value}")]
+    await seeded.daemon.start()
+    trust = ssl.create_default_context(cafile=str(authority.ca_file))
+    first = served_serial(seeded.mqtt_port, trust)
+    async with aiomqtt.Client("127.0.0.1", seeded.mqtt_port, tls_context=trust) as client:
+        authority.server_certificate(["renamed.example"])
+        await eventually(lambda: served_serial(seeded.mqtt_port, trust) != first, 20)
+        answer = await ask(client, "update", {"event_id": "1", "twin": {"temperature": {"actual": {"value": "42"}}}})
+    assert answer["event_id"] == "1"
+
+
 @pytest.fixture
 async def mosquitto(tmp_path: Path) -> AsyncIterator[int]:
     port = free_port()
@@ -104,6 +129,27 @@ async def test_an_external_mosquitto_serves_the_same_devices(seeded: LoneEdge, m
         found = await ask(client, "get", {"event_id": "2"})
 
     assert found["twin"]["temperature"]["actual"]["value"] == "42"
+
+
+async def test_an_external_mosquitto_keeps_what_devices_say_while_the_gateway_is_down(
+    seeded: LoneEdge, mosquitto: int
+) -> None:
+    seeded.daemon.argv += ["--set", f"device_broker.url=mqtt://127.0.0.1:{mosquitto}"]
+    await seeded.daemon.start()
+    await eventually(lambda: "device broker connected" in seeded.daemon.log.read_text())
+    await seeded.daemon.kill()
+    async with aiomqtt.Client("127.0.0.1", mosquitto) as client:
+        await client.publish(UPDATE, b'{"event_id":"1","twin":{"temperature":{"actual":{"value":"43"}}}}', qos=1)
+
+    await seeded.daemon.start()
+
+    async with aiomqtt.Client("127.0.0.1", mosquitto) as client:
+
+        async def told() -> bool:
+            twin = (await ask(client, "get", {"event_id": "2"}))["twin"]
+            return bool(twin["temperature"].get("actual", {}).get("value") == "43")
+
+        await eventually(told, 20)
 
 
 async def test_an_external_broker_that_is_away_is_waited_for(seeded: LoneEdge) -> None:

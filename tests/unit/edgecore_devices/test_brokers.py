@@ -97,6 +97,7 @@ async def test_an_external_broker_is_acknowledged_after_the_commit_only() -> Non
         room.futures[1].set_exception(StorageFull("full"))
 
         await eventually(lambda: memory.acknowledged == [b"a"])
+        await eventually(lambda: memory.connects == 2)  # so that the broker sends the other one again
 
 
 async def test_an_external_broker_that_goes_away_is_found_again_and_answers_are_counted() -> None:
@@ -131,3 +132,15 @@ async def test_the_embedded_broker_knows_whether_anybody_listens() -> None:
     broker = EmbeddedBroker(MqttBroker(), metrics=Metrics())
 
     assert not broker.listens(f"{TOPIC}/document")
+
+
+async def test_what_kubeedge_would_route_to_its_cloud_is_counted() -> None:
+    mqtt, metrics = MqttBroker(), Metrics()
+    broker = EmbeddedBroker(mqtt, metrics=metrics)
+    async with serving(broker) as room:
+        for topic in "$hw/events/upload/a/b", "SYS/dis/upload_records", "app/user/x", "app/other/x":
+            await mqtt.publish(topic, b"x", 1)
+
+    assert room.taken == []
+    assert metrics.counter("skerry_edge_router_messages_total", "").value() == 3
+    await mqtt.close()
