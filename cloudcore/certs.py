@@ -208,6 +208,7 @@ class Authority:
         public = acceptable_key(key)
         now = self._clock.wall().replace(microsecond=0)
         until = min(now + timedelta(days=days), self.certificate.not_valid_after_utc)
+        since = now - _backdate(until - now)
         try:
             builder = (
                 x509.CertificateBuilder()
@@ -215,7 +216,7 @@ class Authority:
                 .issuer_name(self.certificate.subject)
                 .public_key(public)
                 .serial_number(x509.random_serial_number())
-                .not_valid_before(now - BACKDATE)
+                .not_valid_before(since)
                 .not_valid_after(until)
                 .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
                 .add_extension(_usage(), critical=True)
@@ -312,6 +313,13 @@ def _read_ca(content: bytes) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
     ):
         raise CaUnusable("ca.key holds a key and a certificate that do not belong together: restore it")
     return key, certificate
+
+
+def _backdate(life: timedelta) -> timedelta:
+    """How far a certificate is dated back: of a short one by a tenth of its life, or it would be due for renewal at once."""
+    if life <= timedelta(0):
+        return BACKDATE
+    return max(min(BACKDATE, life / 10), timedelta(seconds=1))
 
 
 def _usage(*, ca: bool = False) -> x509.KeyUsage:

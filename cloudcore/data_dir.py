@@ -80,7 +80,7 @@ def is_running(data_dir: Path) -> bool:
 
 
 def write_addresses(data_dir: Path, addresses: Addresses) -> None:
-    files.write(data_dir / ADDRESSES, msgspec.json.encode(addresses), files.PUBLIC)
+    files.write(data_dir / ADDRESSES, msgspec.json.encode(addresses))
 
 
 def read_addresses(data_dir: Path) -> Addresses | None:

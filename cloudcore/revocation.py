@@ -98,6 +98,14 @@ def keys_of(connection: Connection, node: str) -> tuple[set[str], set[str]]:
     return {key for key, _ in rows}, {key for key, revoked_ms in rows if revoked_ms}
 
 
+def is_known(connection: Connection, node: str) -> bool:
+    """Whether ``node`` ever had a certificate, or is refused by name."""
+    return any(
+        connection.execute(sa.select(table.c.node).where(table.c.node == node).limit(1)).first() is not None
+        for table in (_certificates, _revocations)
+    )
+
+
 def list_revoked(connection: Connection) -> list[Revoked]:
     """Return the nodes that are out, by name."""
     rows = connection.execute(sa.select(_revocations).order_by(_revocations.c.node)).mappings()

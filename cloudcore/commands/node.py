@@ -1,14 +1,23 @@
 """``cloudcore node list|revoke NAME``."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloudcore import revocation
 from cloudcore.commands import as_json, as_table, data_dir_of, open_sql, wait
 from cloudcore.commands.api import live_status
 from proto.kit.clock import SystemClock, rfc3339
-from proto.kit.errors import UsageError
+from proto.kit.errors import Terminal, UsageError
 from proto.names import is_node_name
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+
+class UnknownNode(Terminal):
+    """No certificate was ever issued to that name, and nobody is linked by it."""
+
+    code = "UnknownNode"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,9 +64,16 @@ async def _revoke(args: argparse.Namespace) -> int:
     if not is_node_name(args.name):
         raise UsageError(f"node {args.name!r} is no DNS-1123 label")
     now = SystemClock().wall()
+    linked = args.name in (live_status(data_dir_of(args)) or {}).get("nodes", {})
+
+    def end(connection: "Connection") -> int:
+        if not linked and not revocation.is_known(connection, args.name):
+            raise UnknownNode(f"no node {args.name} has joined this cloud: `cloudcore node list` shows those that have")
+        return revocation.revoke(connection, args.name, now, args.reason)
+
     sql = open_sql(args)
     try:
-        ended = await sql.tx(lambda conn: revocation.revoke(conn, args.name, now, args.reason))
+        ended = await sql.tx(end)
     finally:
         await sql.close()
     if args.output == "json":

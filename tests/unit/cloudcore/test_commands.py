@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from cloudcore import revocation
 from cloudcore.history import History
 from cloudcore.sql import Sql
 from proto.kit.clock import SystemClock, wall_ms
@@ -144,7 +146,24 @@ def test_a_data_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+async def joined(cloud: Path, node: str) -> None:
+    now = SystemClock().wall()
+    sql = Sql.open(f"sqlite:///{cloud / 'cloud.db'}")
+    until = now + timedelta(days=1)
+    await sql.tx(lambda c: revocation.record(c, node, serial="01", key_hash="x", not_after=until, now=now))
+    await sql.close()
+
+
+def test_a_node_that_never_joined_cannot_be_revoked(cloud: Path) -> None:
+    said = call(cloud, "node", "revoke", "gw-1")
+
+    assert (said.code, said.out) == (1, "")
+    assert "no node gw-1 has joined this cloud" in said.err
+    assert call(cloud, "node", "list", "-o", "json").json == []
+
+
 def test_a_revoked_node_is_listed_as_such(cloud: Path) -> None:
+    asyncio.run(joined(cloud, "gw-1"))
     assert call(cloud, "node", "revoke", "gw-1", "--reason", "stolen").code == 0
 
     (node,) = call(cloud, "node", "list", "-o", "json").json
