@@ -85,9 +85,11 @@ class Renewal:
             left_s = (self._facts.renew_at() - self._clock.wall()).total_seconds()
             if left_s > 0:
                 return min(left_s + 0.001, LOOK_EVERY_S)
-            await self.renew()
+            fresh = await self.renew()
         except (SkerryError, OSError) as error:
             return self._failed(error)
+        if fresh.renew_at() <= self._clock.wall():  # the CA itself is at its end, or a clock is wrong
+            return self._backoff.next_s()
         self._backoff.reset()
         return 0.0
 

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from tests.kit.devices import MODEL, oven, report
-from tests.kit.kube import DEVICES
+from tests.kit.kube import DEVICES, KubeError
 from tests.kit.platform import Edge, Platform, command
 from tests.kit.wait import eventually
 
@@ -27,6 +28,15 @@ async def values(platform: Platform) -> list[str]:
     return [row["value"] for row in msgspec.json.decode(out)]
 
 
+async def no_revision_comes_twice(platform: Platform, seen: str) -> None:
+    """Who watched the lost cloud is told to list again, and never takes new objects for old ones."""
+    now = (await platform.kube.get(f"{DEVICES}/devices"))["metadata"]["resourceVersion"]
+    assert int(now) > int(seen)
+    with pytest.raises(KubeError, match="too old resource version") as told:
+        await platform.kube.get(f"{DEVICES}/devices?watch=true&resourceVersion={seen}")
+    assert told.value.status == 410
+
+
 async def test_edges_go_on_after_their_cloud_was_restored_from_a_backup(platform: Platform, tmp_path: Path) -> None:
     edge = await platform.add_edge("gw-1")
     await platform.kube.apply(MODEL, oven())
@@ -38,6 +48,7 @@ async def test_edges_go_on_after_their_cloud_was_restored_from_a_backup(platform
     await command("cloudcore", "backup", saved, *where)
     await report(edge.mqtt_port, temperature="2")
     await edge.drained()
+    seen = (await platform.kube.get(f"{DEVICES}/devices"))["metadata"]["resourceVersion"]
     await platform.kill_cloud()
     shutil.rmtree(platform.cloud_dir)
     await command("cloudcore", "restore", saved, *where)
@@ -51,6 +62,7 @@ async def test_edges_go_on_after_their_cloud_was_restored_from_a_backup(platform
     await eventually(arrived, 30)
     await edge.drained()
     assert await values(platform) == ["1", "3"]
+    await no_revision_comes_twice(platform, seen)
 
 
 async def test_a_restore_over_a_serving_cloud_is_refused(platform: Platform, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def renewal(directory: DataDir, url: str) -> Renewal:
 
 
 async def test_the_certificate_is_renewed_while_running_and_connections_take_it(tmp_path: Path) -> None:
-    short = JoinSettings(node_days=2 / 86400)  # dated back by a day, so it is due at once
+    short = JoinSettings(node_days=2 / 86400)
     async with cloud(tmp_path / "cloud", short) as (room, url):
         await join(url, await room.token(), "gw-1", tmp_path / "edge", clock=CLOCK)
         directory = DataDir(tmp_path / "edge")
