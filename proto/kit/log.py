@@ -41,4 +41,6 @@ def _line(message: str, fields: dict[str, Any]) -> str:
 
 
 def _quote(text: str) -> str:
+    if not text.isprintable():  # what others sent must not look like a line of ours
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return f'"{text}"' if " " in text or not text else text

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from proto.kit import canonical, daemon
 from proto.kit.backoff import Backoff
 from proto.kit.errors import MalformedMessage
+from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.names import ObjectKey, is_node_name, parse_key
 
@@ -119,3 +120,9 @@ async def test_ctrl_c_that_an_await_swallowed_still_ends_the_daemon() -> None:
 
     async with asyncio.timeout(5):
         await asyncio.gather(main())
+
+
+def test_a_log_line_stays_one_line_whatever_others_sent(caplog: pytest.LogCaptureFixture) -> None:
+    Logger("test").warning("refused", user="a\n2026-01-01 INFO forged\x1b[2J", name="käfer")
+
+    assert caplog.messages == ['refused user="a\\n2026-01-01 INFO forged\\x1b[2J" name=käfer']
