@@ -39,6 +39,7 @@ MAX_UNSENT_BYTES = 64 << 20  # frames without PUBACK, of all nodes together; bey
 POKES_PER_S = 300.0  # how fast a restarted cloud asks edges to say hello again
 CONNECT_TIMEOUT_S = 15.0
 MIN_KEEP_ALIVE_S = 5  # of MQTT: a half-open line to the broker is noticed by the client's own ping
+PING_SHARE = 0.75  # the client gives up after two of its pings' periods: that shall be 1.5 of the link's keep-alive
 RETRY_CAP_S = 5.0
 
 log_ = Logger("link")
@@ -142,7 +143,7 @@ class CloudLink:
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    keep_alive_s = max(MIN_KEEP_ALIVE_S, int(self.settings.keep_alive_s))
+                    keep_alive_s = max(MIN_KEEP_ALIVE_S, int(self.settings.keep_alive_s * PING_SHARE))
                     connection = await self._broker.connect(self._client_id, keep_alive_s=keep_alive_s)
                     for topic_filter in topics.CLOUD_FILTERS:
                         await connection.subscribe(topic_filter)
