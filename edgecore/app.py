@@ -80,7 +80,9 @@ async def start(directory: DataDir, settings: Settings, stack: AsyncExitStack, c
     stack.push_async_callback(app.api.close)
     stack.push_async_callback(app.supervisor.close)
     app.spawn()
-    await broker.listen(settings.device_broker)
+    await broker.listen(settings.device_broker, clock)
+    if broker.reloading is not None:
+        app.supervisor.spawn(broker.reloading.run(), "certificate-reload")
     return app
 
 
