@@ -67,8 +67,11 @@ class Specs:
             self._users.setdefault(named, set()).add(device)
         spec = read_device(obj, self._store.get(DEVICE_MODEL, *named) if named else None)
         if entry is None:
-            entry = self._add(spec, batch)
+            entry, is_new = self._add(spec, batch)
+            said = len(batch.answers)
             self._apply(entry, spec, batch)
+            if is_new:  # told before its delta, with what is desired of it
+                batch.answers.insert(said, self._announcement(entry))
             if not self._statuses.is_current(entry):
                 batch.touched[entry.uid] = entry
         else:
@@ -84,7 +87,8 @@ class Specs:
             self._floor = max(self._floor, saved.counter)
         self._saved.clear()
 
-    def _add(self, spec: DeviceSpec, batch: Batch) -> Entry:
+    def _add(self, spec: DeviceSpec, batch: Batch) -> tuple[Entry, bool]:
+        """Return the entry, and whether nobody here knew the device before."""
         entry = Entry(DeviceTwin(spec), self._clock.now_s())
         saved = self._saved.pop(spec.uid, None)
         entry.twin.counter = self._floor
@@ -98,11 +102,13 @@ class Specs:
             batch.undo.append(lambda: self._saved.__setitem__(saved.uid, saved))
         else:
             batch.states[entry.uid] = entry
-            member = topics.member(entry.twin, "", twins="plain")
-            topic = topics.node_topic(self._node, topics.MEMBERSHIP_UPDATED)
-            batch.answers.append((topic, topics.membership_updated(wall_ms(self._clock), added=member)))
             log.info("device added", device=spec.id, protocol=spec.protocol or "mqtt", model=spec.model)
-        return entry
+        return entry, saved is None
+
+    def _announcement(self, entry: Entry) -> tuple[str, bytes]:
+        member = topics.member(entry.twin, "", twins="plain")
+        topic = topics.node_topic(self._node, topics.MEMBERSHIP_UPDATED)
+        return topic, topics.membership_updated(wall_ms(self._clock), added=member)
 
     def _apply(self, entry: Entry, spec: DeviceSpec, batch: Batch) -> None:
         device = entry.twin

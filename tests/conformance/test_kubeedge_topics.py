@@ -347,6 +347,78 @@ async def test_mended_a_device_that_comes_back_online_hears_its_delta_again(room
     assert room.broker.take(f"{d}/twin/update/delta")[0]["delta"] == {"setpoint": "900"}
 
 
+async def test_mended_the_answer_comes_when_twin_status_and_history_are_on_disk(tmp_path: Path, d: str) -> None:
+    """TWIN-10"""
+    async with open_room(tmp_path) as first:
+        await first.put(MODEL, device())
+        await first.send(f"{d}/twin/update", report("on"))
+        assert first.broker.take(f"{d}/twin/update/result")[0]["event_id"] == "e1"
+        [row] = first.outbox.messages
+        assert row[-1] == {"lamp": "on"}
+
+    async with open_room(tmp_path) as again:
+        await again.send(f"{d}/twin/get", {"event_id": "e2"})
+
+        [answer] = again.broker.take(f"{d}/twin/get/result")
+    assert answer["twin"]["lamp"]["actual"]["value"] == "on"
+
+
+async def test_mended_expected_is_checked_where_there_was_none_before(room: Room, d: str) -> None:
+    """TWIN-12"""
+    twin = {"lit": {"expected": {"value": "maybe"}}}
+    await room.send(f"{d}/twin/update", {"event_id": "e1", "twin": twin})
+
+    [answer] = room.broker.take(f"{d}/twin/update/result")
+    assert (answer["code"], answer["reason"].partition(" (")[0]) == (400, "the bool value must be true or false")
+
+
+async def test_mended_a_value_has_the_time_that_the_device_says(room: Room, d: str) -> None:
+    """TWIN-11"""
+    own = {"value": "5", "metadata": {"timestamp": T - 1}}
+    twin = {"setpoint": {"actual": own}, "temperature": {"actual": {"value": "20"}}}
+    await room.send(f"{d}/twin/update", {"event_id": "e1", "timestamp": T, "twin": twin})
+
+    [answer] = room.broker.take(f"{d}/twin/update/result")
+    assert answer["twin"]["setpoint"]["actual"]["metadata"]["timestamp"] == T - 1
+    assert answer["twin"]["temperature"]["actual"]["metadata"]["timestamp"] == T
+
+
+async def test_mended_a_desired_value_of_any_characters_can_be_reported_back(room: Room, d: str) -> None:
+    """TWIN-12"""
+    await room.put(device(generation=2, desired={"mode": "très doux"}))
+
+    await room.send(f"{d}/twin/update", {"event_id": "e1", "twin": {"mode": {"actual": {"value": "très doux"}}}})
+
+    assert "code" not in room.broker.take(f"{d}/twin/update/result")[0]
+    assert room.condition("Synced")["status"] == "True"
+
+
+async def test_mended_null_for_a_twin_that_is_not_optional_is_refused(room: Room, d: str) -> None:
+    """TWIN-6"""
+    await room.send(f"{d}/twin/update", report("on", optional=False))
+    room.broker.sent.clear()
+
+    await room.send(f"{d}/twin/update", {"event_id": "e2", "twin": {"lamp": None}})
+
+    assert room.broker.take(f"{d}/twin/update/result")[0]["code"] == 400
+
+
+async def test_mended_the_first_report_of_a_property_counts(room: Room, d: str) -> None:
+    """TWIN-10"""
+    await room.send(f"{d}/twin/update", report("on"))
+
+    await room.controller.settled()
+    assert room.outbox.messages[0][-1] == {"lamp": "on"}
+
+
+async def test_mended_a_device_that_comes_is_announced_with_its_twins(room: Room) -> None:
+    """TWIN-8"""
+    await room.put(device("oven", uid="u-9", desired={"setpoint": "700"}))
+
+    [added] = room.broker.take(f"{N}/membership/updated")
+    assert added["added_devices"][0]["twin"]["setpoint"]["expected"]["value"] == "700"
+
+
 async def test_other_topics_are_acknowledged_and_counted(room: Room) -> None:
     await room.send("$hw/events/device/default/kiln/twin/update/delta", b"{}")
 
