@@ -1,13 +1,20 @@
 """A copied disk, a revoked node: the edge lives on, and people are told what it is and what to type."""
 
 import shutil
+from datetime import timedelta
 from typing import Any
 
 import msgspec
+import pytest
 
+from cloudcore import tokens
+from cloudcore.certs import Authority
+from cloudcore.sql import Sql
+from edgecore.data_dir import DataDir
+from proto.kit.clock import SystemClock
 from tests.kit.devices import MODEL, oven, report
 from tests.kit.kube import DEVICES
-from tests.kit.platform import Edge, Platform, command
+from tests.kit.platform import CommandFailed, Edge, Platform, command
 from tests.kit.wait import eventually
 
 
@@ -62,6 +69,35 @@ async def test_a_revoked_node_is_told_so_and_serves_its_devices(platform: Platfo
     await eventually(out, 20)
     await report(edge.mqtt_port, temperature="1")
     assert "revoked" in (await doctor(edge))["MQTT"]["message"]
+
+
+async def refusal(platform: Platform, token: str, node: str) -> str:
+    """What ``edgecore join`` says when it fails; nothing of an identity may be left."""
+    where = f"https://127.0.0.1:{platform.join_port}"
+    data_dir = platform.path / "refused"
+    join = ("edgecore", "join", "--cloud", where, "--token", token, "--node", node, "--data-dir", str(data_dir))
+    with pytest.raises(CommandFailed, match="ended with 1") as failed:
+        await command(*join)
+    assert not DataDir(data_dir).joined()
+    return str(failed.value)
+
+
+async def test_a_token_that_is_used_deleted_or_expired_lets_nobody_in(platform: Platform) -> None:
+    used = await platform.token()
+    first = platform.edges["gw-1"] = Edge(platform, "gw-1")
+    await first.prepare(used)
+    assert "this token was used already" in await refusal(platform, used, "gw-2")
+
+    deleted = await platform.token()
+    await command("cloudcore", "token", "delete", deleted, "--data-dir", str(platform.cloud_dir))
+    assert "this token is not known here" in await refusal(platform, deleted, "gw-2")
+
+    sql = Sql.open(f"sqlite:///{platform.cloud_dir / 'cloud.db'}")
+    authority = Authority.open_or_create(platform.cloud_dir / "pki", SystemClock())
+    long_ago = SystemClock().wall() - timedelta(hours=2)
+    expired = await sql.tx(lambda c: tokens.create(c, ca_hash=authority.ca_hash, now=long_ago, ttl_s=3600))
+    await sql.close()
+    assert "this token expired at" in await refusal(platform, expired, "gw-2")
 
 
 async def test_a_wiped_gateway_joins_again_and_gets_everything_back(platform: Platform) -> None:

@@ -60,11 +60,11 @@ class Edge:
         self.broker_scheme = "mqtts"  # "mqtt" where a foreign broker without TLS stands in between
         self.daemon: Daemon | None = None
 
-    async def prepare(self) -> None:
-        """Start the relay and join the cloud; safe to run again."""
+    async def prepare(self, token: str = "") -> None:
+        """Start the relay and join the cloud, with a new token unless one is given; safe to run again."""
         if not self.relay.port:
             await self.relay.start()
-        token = await self._platform.token(self.name)
+        token = token or await self._platform.token(self.name)
         where = f"https://127.0.0.1:{self._platform.join_port}"
         join = ("edgecore", "join", "--cloud", where, "--token", token, "--node", self.name)
         await command(*join, "--data-dir", str(self.data_dir))
