@@ -1,13 +1,18 @@
 """Documentation says what the code does: the reference is current, links lead somewhere, examples are valid YAML."""
 
+import argparse
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from cloudcore.cli import parser as cloud_parser
 from cloudcore.settings import Settings as CloudSettings
 from deploy import reference
+from edgecore.cli import parser as edge_parser
 from edgecore.settings import Settings as EdgeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -44,3 +49,20 @@ def test_an_example_is_a_list_of_kubernetes_objects(example: Path) -> None:
 
     assert documents
     assert all({"apiVersion", "kind", "metadata"} <= set(document) for document in documents)
+
+
+@pytest.mark.parametrize("unit", sorted((ROOT / "deploy/systemd").glob("*.service")), ids=lambda p: p.name)
+def test_a_unit_starts_its_daemon_on_the_directory_that_it_makes(unit: Path) -> None:
+    (start,) = re.findall(r"^ExecStart=/usr/bin/env (.+)$", unit.read_text(), re.MULTILINE)
+    (state,) = re.findall(r"^StateDirectory=(.+)$", unit.read_text(), re.MULTILINE)
+    program, *words = start.split()
+    parser = {"cloudcore": cloud_parser, "edgecore": edge_parser}[program]()
+
+    args = parser.parse_args(words, argparse.Namespace(verb=program))
+
+    assert args.module in {"run", "serve"}
+    assert str(args.data_dir) == f"/var/lib/{state}"
+    judge = shutil.which("systemd-analyze")
+    if judge is not None:
+        said = subprocess.run([judge, "verify", str(unit)], capture_output=True, text=True, check=False, timeout=60)
+        assert (said.returncode, said.stdout + said.stderr) == (0, "")
