@@ -153,11 +153,16 @@ class Authenticator:
             raise unauthorized(str(error)) from error
         return self._account(claims)
 
-    def _by_certificate(self, certificate: PeerCertificate) -> User:
+    def unwelcome(self, certificate: PeerCertificate) -> str:
+        """Why nobody comes in with ``certificate`` any more; "" while it is good."""
         if certificate.not_after_s < self._clock.wall().timestamp():
-            raise unauthorized("the client certificate has expired")
-        if self._revoked(certificate):
-            raise unauthorized("the client certificate has been revoked")
+            return "the client certificate has expired"
+        return "the client certificate has been revoked" if self._revoked(certificate) else ""
+
+    def _by_certificate(self, certificate: PeerCertificate) -> User:
+        why = self.unwelcome(certificate)
+        if why:
+            raise unauthorized(why)
         return _authenticated(User(certificate.common_name, certificate.organizations))
 
     def _account(self, claims: dict[str, Any]) -> User:

@@ -42,6 +42,7 @@ class StreamResponse(Reply):
 
 Handler = Callable[[Request], Awaitable[Response | StreamResponse]]
 Refuse = Callable[[int, str], Response]
+Unwelcome = Callable[[PeerCertificate], bool]
 
 
 class _Gone(Exception):
@@ -54,7 +55,10 @@ def plain_refusal(status: int, message: str) -> Response:
 
 
 class HttpServer:
-    """Listen and serve. ``refuse(status, message)`` shapes the answers to requests that never reach the handler."""
+    """Listen and serve. ``refuse(status, message)`` shapes the answers to requests that never reach the handler.
+
+    A stream ends within a second once ``unwelcome(its client's certificate)``; requests are the handler's to refuse.
+    """
 
     def __init__(
         self,
@@ -65,12 +69,14 @@ class HttpServer:
         refuse: Refuse = plain_refusal,
         metrics: Metrics | None = None,
         name: str = "http",
+        unwelcome: Unwelcome = lambda _: False,
     ) -> None:
         self.handler = handler
         self.limits = limits or Limits()
         self.clock = clock
         self.refuse = refuse
         self.name = name
+        self.unwelcome = unwelcome
         self.connections: set[Connection] = set()
         metrics = metrics or Metrics()
         self.refused = metrics.counter(
@@ -111,10 +117,17 @@ class HttpServer:
         await self.tasks.close()
 
     async def sweep(self) -> None:
-        """Cut every connection that is past its deadline: one timer for all instead of one each."""
+        """Cut every connection that is past its deadline, or a stream to a client that may no longer have it.
+
+        One timer for all instead of one each.
+        """
         now_s = self.clock.now_s()
         for connection in list(self.connections):
-            if now_s > connection.deadline_s:
+            client = connection.streams_to()
+            if client is not None and self.unwelcome(client):
+                self.count("certificate")
+                connection.transport.abort()
+            elif now_s > connection.deadline_s:
                 connection.expired()
 
     def count(self, reason: str) -> None:
@@ -362,6 +375,10 @@ class Connection(asyncio.Protocol):
         if self._write_paused:
             self.server.count("slow_reader")
         self.transport.abort()
+
+    def streams_to(self) -> PeerCertificate | None:
+        """The certificate of the client that an endless answer goes to, if there is one."""
+        return self._parser.certificate if self._stage == "streaming" else None
 
     def _busy(self) -> bool:
         return self._stage != "idle" or bool(self._queue)

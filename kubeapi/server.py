@@ -87,7 +87,13 @@ class ApiServer:
         )
         objects.admission += [node_restriction, guard, RbacAdmission(objects.store, access.authorizers)]
         self._http = HttpServer(
-            self.handle, self.settings.limits, clock=clock, refuse=_refuse, metrics=metrics, name="kube"
+            self.handle,
+            self.settings.limits,
+            clock=clock,
+            refuse=_refuse,
+            metrics=metrics,
+            name="kube",
+            unwelcome=lambda certificate: bool(access.authenticator.unwelcome(certificate)),
         )
         self._tasks = Supervisor(clock)
         self._signing = SigningController(objects, sign) if sign is not None else None

@@ -44,6 +44,8 @@ class Cloud:
 
     url: str
     authority: Authority
+    sql: Sql
+    revocations: Revocations
     clients: dict[str, HttpClient] = field(default_factory=dict)
 
     def add(self, name: str, cert: bytes | None = None, key: bytes | None = None) -> None:
@@ -167,7 +169,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
         stack.push_async_callback(api.close)
         pair = authority.server_certificate()
         port = await api.listen(tls.server_context(pair.cert, pair.key, authority.ca_file))
-        made = Cloud(f"https://127.0.0.1:{port}", authority)
+        made = Cloud(f"https://127.0.0.1:{port}", authority, sql, revocations)
         stack.push_async_callback(supervisor.close)
         await api.start(supervisor)
         _identities(made, tmp_path)
@@ -224,6 +226,24 @@ async def test_a_node_gets_its_own_and_nothing_else(cloud: Cloud) -> None:
 async def test_an_identity_that_is_nothing_gets_nothing(cloud: Cloud, who: str, expected: int) -> None:
     found = {(method, path): (await cloud.ask(who, method, path, body))[0] for _, method, path, body in ROWS}
     assert {row: status for row, status in found.items() if status != expected} == {}
+
+
+async def test_a_watch_ends_with_its_node_s_rights(cloud: Cloud) -> None:
+    own = f"{NODES}?watch=true&timeoutSeconds=86400&fieldSelector=metadata.name%3D"
+    async with (
+        cloud.clients["gw-1"].stream("GET", f"{own}gw-1") as staying,
+        cloud.clients["gw-2"].stream("GET", f"{own}gw-2") as leaving,
+    ):
+        kept, ended = staying.chunks(), leaving.chunks()
+        for chunks in (kept, ended):
+            assert b"ADDED" in await anext(chunks)
+        await cloud.sql.tx(lambda c: revocation.revoke(c, "gw-2", CLOCK.wall()))
+        await cloud.revocations.load()
+        with pytest.raises((HttpUnreachable, StopAsyncIteration)):
+            await anext(ended)
+        assert (await cloud.ask("gw-2", "GET", f"{NODES}/gw-2", None))[0] == 401
+        assert (await cloud.ask("admin", "PATCH", f"{NODES}/gw-1", LABEL))[0] == 200
+        assert b"MODIFIED" in await anext(kept)
 
 
 async def test_another_node_gets_none_of_it(cloud: Cloud) -> None:
