@@ -14,6 +14,7 @@ from proto.link.broker import Broker, Connection, ConnectionLost, Inbound
 from proto.mqtt.broker import MqttBroker
 from proto.mqtt.packets import Publish
 
+MOST_BACKOFF_S = 5.0  # the broker is near
 log = Logger("devices")
 Receive = Callable[[str, bytes], "asyncio.Future[None]"]
 
@@ -95,18 +96,19 @@ class ExternalBroker:
         self._clock = clock
         self._rng = rng
         self._connection: Connection | None = None
+        self._is_well = True  # nobody was told of a trouble
+        self._is_full = False  # what was taken last could not be written
         self._lost = _lost(metrics)
 
     async def run(self, receive: Receive) -> None:
-        backoff = Backoff(rng=self._rng)
-        down = False
+        backoff = Backoff(cap_s=MOST_BACKOFF_S, rng=self._rng)
         while True:
             try:
                 await self._session(receive, backoff)
             except SkerryError as error:
-                if not down:
+                if self._is_well:
                     log.warning("device broker lost", error=error)
-                down = True
+                self._is_well = False
             finally:
                 self._connection = None
             await self._clock.sleep(backoff.next_s())
@@ -127,8 +129,10 @@ class ExternalBroker:
             for topic_filter in FILTERS:
                 await connection.subscribe(topic_filter)
             self._connection = connection
-            backoff.reset()
-            log.info("device broker connected")
+            if not self._is_full:  # else it will only hear again that nothing can be written
+                backoff.reset()
+                self._is_well = True
+                log.info("device broker connected")
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(self._read(connection, receive, ended))
                 error = await ended
@@ -149,6 +153,7 @@ class ExternalBroker:
             if future.cancelled():
                 return
             error = future.exception()
+            self._is_full = error is not None
             if error is None:
                 message.ack()
             else:  # without the ack the broker's window closes bit by bit: begin anew, it sends all of that again
