@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS node_registered (
 MEMORY_STEP_BYTES = 1 << 20  # capacity is rounded down, so that a kernel's rounding is no change
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 
+FIRST = 0  # after an outage the node's own status goes before those of its devices
 REGISTER_AGAIN_S = 30.0  # how long the cloud gets to send our Node before it is told again
 
 log = Logger("node")
@@ -38,7 +39,7 @@ log = Logger("node")
 class Outbox(Protocol):
     """What this room needs of the link's outbox."""
 
-    def put_state(self, tx: Tx, key: str, body: bytes) -> Any: ...
+    def put_state(self, tx: Tx, key: str, body: bytes, *, priority: int) -> Any: ...
     def put_message(self, tx: Tx, kind: str, body: bytes) -> Any: ...
 
 
@@ -191,7 +192,7 @@ class NodeStatus:
                 " SET version = excluded.version, core = excluded.core, body = excluded.body",
                 (version, encoded, body),
             )
-            self._outbox.put_state(tx, key_of(self.name), body)
+            self._outbox.put_state(tx, key_of(self.name), body, priority=FIRST)
             for each in heard:
                 self._outbox.put_message(tx, events.KIND, each)
 

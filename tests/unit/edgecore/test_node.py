@@ -12,6 +12,7 @@ from proto.kit import canonical
 from proto.kit.database import Database, Tx
 from proto.kit.errors import StorageFull
 from proto.link.edge import LinkStatus
+from proto.link.outbox import PRIORITY
 from tests.kit.clock import ManualClock
 
 FACTS = Facts(
@@ -36,7 +37,8 @@ class Outbox:
         self.messages: list[tuple[str, Any]] = []
         self.full = False
 
-    def put_state(self, tx: Tx, key: str, body: bytes) -> None:
+    def put_state(self, tx: Tx, key: str, body: bytes, *, priority: int) -> None:
+        assert priority < PRIORITY, "the node's own status goes before those of its devices"
         if self.full:
             raise StorageFull("no room")
         tx.after_commit(lambda: self.states.append((key, canonical.decode(body))))
