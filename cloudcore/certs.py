@@ -89,6 +89,7 @@ class Authority:
         """Return the CA of ``directory``, made now if there is none. Raises CaUnusable."""
         secret = directory / "ca.key"
         try:
+            files.make_dir(directory.parent)  # the data directory, where a command comes before the daemon
             files.make_dir(directory)
             if not secret.exists() and files.create(secret, _new_ca(clock)):
                 log.info("certificate authority made", file=secret)

@@ -44,6 +44,11 @@ def test_private_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "pki").stat().st_mode) == 0o700
 
 
+def test_a_new_data_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
+    Authority.open_or_create(tmp_path / "cloud" / "pki", ManualClock())
+    assert [(tmp_path / at).stat().st_mode & 0o777 for at in ("cloud", "cloud/pki")] == [0o700, 0o700]
+
+
 def test_a_damaged_ca_is_one_sentence_and_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "ca.key").write_bytes(b"half a k")
     with pytest.raises(CaUnusable, match="restore"):
