@@ -159,7 +159,9 @@ async def test_a_taken_port_of_the_edge_is_named(edge: Edge, key: str) -> None:
         found = await diagnosis(edge, *flags)
         run = await ask(edge, "run", *flags)
 
-    assert any(f"127.0.0.1:{port} is taken" in check["message"] for check in found.values()), found
+    assert any(f"127.0.0.1:{port}: it is taken by another process" in check["message"] for check in found.values()), (
+        found
+    )
     failed(run, 1, str(port))
     assert await diagnosis(edge, *flags) == {}
 
