@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 command -v debootstrap >/dev/null || { apt-get update -qq; apt-get install -y -qq debootstrap >/dev/null; }
 
 root="$(mktemp -d "${TMPDIR:-/tmp}/skerry-fresh.XXXXXX")"
+chmod 755 "$root"  # PostgreSQL and Mosquitto give up root, and must still find "/"
 mounts=()
 cleanup() {
   for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do umount -l "${mounts[i]}" 2>/dev/null || true; done
