@@ -368,6 +368,7 @@ async def test_what_was_refused_is_counted(site: Site) -> None:
     await ends(site.platform.broker_port, b"x", secure=True)
     await ends(site.platform.join_port, b"\x00\r\n\r\n", secure=True)
     await ends(site.platform.api_port, b"\x00\r\n\r\n", secure=False)
+    await ends(site.edge.mqtt_port, GARBAGE["a PUBLISH before CONNECT"], secure=False)
     cloud, edge = await site.platform.metrics(), await site.edge.metrics()
 
     assert 'skerry_mqtt_refused_total{reason="tls_handshake"}' in cloud
