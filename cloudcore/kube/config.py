@@ -119,10 +119,14 @@ def _named(config: dict[str, Any], section: str, name: Any) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as handle:
-            text = handle.read(MAX_KUBECONFIG_BYTES)
+            text = handle.read(MAX_KUBECONFIG_BYTES + 1)
+        if len(text) > MAX_KUBECONFIG_BYTES:
+            raise UsageError(f"kubeconfig {path} is larger than {MAX_KUBECONFIG_BYTES} bytes")
         loaded = yaml.safe_load(text)
     except OSError as error:
         raise UsageError(f"kubeconfig {path}: {error.strerror}") from error
+    except RecursionError as error:
+        raise UsageError(f"kubeconfig {path} is not YAML: it is nested too deeply") from error
     except yaml.YAMLError as error:
         raise UsageError(f"kubeconfig {path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(loaded, dict):

@@ -70,7 +70,10 @@ def test_a_certificate_that_cannot_be_used_is_named(
         access.context()
 
 
-@pytest.mark.parametrize("text", ["", "a: [", "[]", "{current-context: x}", "{contexts: [], current-context: x}"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: [", "[]", "{current-context: x}", "{contexts: [], current-context: x}", "[" * 5000, "#" * (5 << 20)],
+)
 def test_what_is_no_kubeconfig_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "kubeconfig"
     file.write_text(text)
