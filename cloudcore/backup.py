@@ -30,6 +30,7 @@ OBJECTS = "kube.db"
 DATABASES = ("cloud.db", OBJECTS, "broker.db")
 KEYS = "pki"
 STAGED = "restore.staged"
+MOVING = ".moving"  # in it, once old data may have been moved away: then nothing may start on what is left
 MAX_MEMBER_BYTES = 64 << 30  # a database is bounded by its disk; a member beyond this is no backup of ours
 MAX_MANIFEST_BYTES = 64 << 10
 
@@ -72,19 +73,21 @@ def backup(data_dir: Path, file: Path, settings: Settings, clock: Clock) -> Mani
 def restore(data_dir: Path, file: Path) -> Manifest:
     """Put ``file`` back; what was there moves to a ``replaced-…`` directory. Raises NoBackup, AlreadyRunning.
 
-    The caller renews the cloud's incarnation afterwards.
+    The caller renews the cloud's incarnation, then calls ``finish``; until then nothing serves here.
     """
     with lock(data_dir):
         staged = data_dir / STAGED
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(mode=0o700)
+        _make_empty(staged)
         try:
             manifest = _unpack(file, staged)
             if OBJECTS in manifest.parts:
                 skip_revisions(staged / OBJECTS)
         except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
+            if not (staged / MOVING).exists():
+                shutil.rmtree(staged, ignore_errors=True)
             raise
+        (staged / MOVING).touch(0o600)
+        files.sync_dir(staged)
         replaced = _free_name(data_dir)
         replaced.mkdir(mode=0o700)
         for part in (*DATABASES, KEYS, FILE_NAME):
@@ -94,13 +97,28 @@ def restore(data_dir: Path, file: Path) -> Manifest:
         for part in manifest.parts:
             (staged / part).rename(data_dir / part)
         files.sync_dir(data_dir)
-        shutil.rmtree(staged)
     return manifest
+
+
+def finish(data_dir: Path) -> None:
+    """Say that the restore is complete."""
+    shutil.rmtree(data_dir / STAGED)
+    files.sync_dir(data_dir)
 
 
 def interrupted(data_dir: Path) -> bool:
     """Whether a restore did not come to its end here."""
     return (data_dir / STAGED).exists()
+
+
+def _make_empty(folder: Path) -> None:
+    """Empty ``folder`` or make it; what says that a restore is not finished is there all the time."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != MOVING:
+            path.unlink()
 
 
 def _parts(data_dir: Path) -> Iterator[str]:

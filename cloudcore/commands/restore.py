@@ -2,19 +2,21 @@
 
 import argparse
 
-from cloudcore.backup import restore
+from cloudcore import backup
 from cloudcore.commands import as_json, data_dir_of, open_sql, wait
 from cloudcore.link_log import renew
 
 
 def run(args: argparse.Namespace) -> int:
-    manifest = restore(data_dir_of(args), args.file)
+    directory = data_dir_of(args)
+    manifest = backup.restore(directory, args.file)
     incarnation = wait(_renew(args))
+    backup.finish(directory)
     if args.output == "json":
         print(as_json({"file": str(args.file), "manifest": manifest, "incarnation": incarnation}))
         return 0
     print(f"restored {', '.join(manifest.parts)} as of {manifest.created_at}; edges will compare everything once")
-    print(f"next: cloudcore serve --data-dir {data_dir_of(args)}")
+    print(f"next: cloudcore serve --data-dir {directory}")
     return 0
 
 

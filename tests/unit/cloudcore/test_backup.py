@@ -147,3 +147,47 @@ def test_the_command_gives_the_cloud_a_new_incarnation(tmp_path: Path) -> None:
     assert run("restore", str(file), "--data-dir", str(data_dir)).code == 0
 
     assert asyncio.run(incarnation(data_dir)) != before
+
+
+async def test_a_restore_that_was_killed_before_it_moved_anything_leaves_what_was_there(tmp_path: Path) -> None:
+    data_dir = tmp_path / "cloud"
+    await make(data_dir, "before")
+    (data_dir / room.STAGED).mkdir()
+    (data_dir / room.STAGED / "kube.db").write_bytes(b"half of it")
+    (tmp_path / "none.tar").write_bytes(b"no tar at all")
+
+    with pytest.raises(room.NoBackup):
+        room.restore(data_dir, tmp_path / "none.tar")
+
+    assert not room.interrupted(data_dir)
+    assert await said(data_dir) == ["before"]
+
+
+async def test_nothing_serves_on_what_an_unfinished_restore_left(tmp_path: Path) -> None:
+    data_dir, file = tmp_path / "cloud", tmp_path / "save.tar"
+    await make(data_dir, "before")
+    save(data_dir, file)
+    room.restore(data_dir, file)
+    assert room.interrupted(data_dir)  # before the incarnation is renewed
+    (tmp_path / "none.tar").write_bytes(b"no tar at all")
+
+    with pytest.raises(room.NoBackup):
+        room.restore(data_dir, tmp_path / "none.tar")
+    assert room.interrupted(data_dir)
+
+    room.restore(data_dir, file)
+    room.finish(data_dir)
+    assert not room.interrupted(data_dir)
+    assert await said(data_dir) == ["before"]
+
+
+def test_a_restore_is_unfinished_while_the_database_with_the_incarnation_is_away(tmp_path: Path) -> None:
+    data_dir, file = tmp_path / "cloud", tmp_path / "save.tar"
+    asyncio.run(incarnation(data_dir))
+    assert run("backup", str(file), "--data-dir", str(data_dir)).code == 0
+    away = ("--database", "postgresql+psycopg://skerry@127.0.0.1:9/skerry")
+
+    assert run("restore", str(file), "--data-dir", str(data_dir), *away).code == 1
+    assert room.interrupted(data_dir)
+    assert run("restore", str(file), "--data-dir", str(data_dir)).code == 0
+    assert not room.interrupted(data_dir)
