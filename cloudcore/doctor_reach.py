@@ -100,7 +100,8 @@ async def check_definitions(patient: Patient) -> list[Check]:
             await client.close()
     except Forbidden as error:
         text = f"this user lacks rights: {error}"
-        return [Check(name, "Error", text, "kubectl apply the ClusterRole of docs/cloudcore.md")]
+        look = f"kubectl --kubeconfig {settings.api.kubeconfig} auth can-i --list"
+        return [Check(name, "Error", text, f"{look}  # compare with the ClusterRole in docs/cloudcore.md")]
     except SkerryError:
         return []  # the check before says why
     if missing:
