@@ -36,6 +36,9 @@ class DeviceBrokerLimits(BrokerSettings, frozen=True, kw_only=True):
     """A gateway is smaller than a cloud."""
 
     max_packet_bytes: Annotated[int, Meta(ge=1024, description="largest packet accepted")] = 1 << 20
+    max_handshakes: Annotated[
+        int, Meta(ge=1, description="TLS handshakes at once, some 50 KB each; more are cut and counted")
+    ] = 256
     max_connections: Annotated[int, Meta(ge=1, description="open connections")] = 4000
     queue_bytes: Annotated[
         int, Meta(ge=1024, description="bytes waiting for one session; newer ones are dropped and counted")

@@ -17,6 +17,7 @@ from proto.kit.clock import Clock
 from proto.kit.daemon import Supervisor, forever
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
+from proto.kit.tls import Handshakes, ServerContext
 
 __all__ = ["HttpServer", "Limits", "PeerCertificate", "Request", "Response", "StreamResponse"]
 
@@ -78,6 +79,7 @@ class HttpServer:
         self.name = name
         self.unwelcome = unwelcome
         self.connections: set[Connection] = set()
+        self.handshakes = Handshakes(self.limits.max_handshakes, self.limits.head_timeout_s, clock)
         metrics = metrics or Metrics()
         self.refused = metrics.counter(
             "skerry_http_refused_total",
@@ -93,6 +95,8 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         tls: dict[str, Any] = {}
         if ssl_context is not None:
+            if isinstance(ssl_context, ServerContext):
+                ssl_context.handshakes = self.handshakes
             tls = {"ssl": ssl_context, "ssl_handshake_timeout": self.limits.head_timeout_s, "ssl_shutdown_timeout": 2.0}
         self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024, **tls)
         self.tasks.spawn(
@@ -153,6 +157,7 @@ class Connection(asyncio.Protocol):
         self._refusal: Response | None = None  # the connection's last answer; what still comes is thrown away
         self._ended = False  # the client sends nothing more
         self._gone = False
+        server.handshakes.begin(self)
 
     # asyncio.Protocol
 
@@ -160,11 +165,13 @@ class Connection(asyncio.Protocol):
         if not hasattr(
             self, "transport"
         ):  # asyncio tells nobody when a TLS handshake fails; nothing refers to this one then
+            self.server.handshakes.end(self)
             self.server.count("tls_handshake")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's own classes do not inherit it
         self.transport = transport
+        self.server.handshakes.end(self)
         if len(self.server.connections) >= self.limits.max_connections:
             self.server.count("too_many_connections")
             self.transport.abort()

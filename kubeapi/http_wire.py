@@ -23,6 +23,7 @@ class Limits:
     max_headers: int = 100
     max_body_bytes: int = 3 * 1024 * 1024
     max_connections: int = 4096
+    max_handshakes: int = 1024  # TLS handshakes at once, some 50 KB each
     max_pipelined: int = 16
     head_timeout_s: float = 10.0  # from the first byte of a request to the end of its head
     body_timeout_s: float = 30.0

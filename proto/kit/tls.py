@@ -39,6 +39,48 @@ class PinnedContext(ssl.SSLContext):
         return super().wrap_bio(*args, **kwargs)
 
 
+class ServerContext(ssl.SSLContext):
+    """A server's context that begins no more handshakes than its listener bears: each holds some 50 KB until it ends."""
+
+    handshakes: "Handshakes | None" = None  # set by the listener
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        if self.handshakes is not None and self.handshakes.refuse():
+            raise ssl.SSLError("too many handshakes at once")
+        return super().wrap_bio(*args, **kwargs)
+
+
+class Handshakes:
+    """Who was accepted and has not ended its handshake, by the id of its protocol.
+
+    asyncio tells nobody that a handshake failed, so one is forgotten after ``timeout_s``, when it has failed for sure.
+    """
+
+    def __init__(self, limit: int, timeout_s: float, clock: Clock) -> None:
+        self._limit, self._timeout_s, self._clock = limit, timeout_s, clock
+        self._begun: dict[int, float] = {}  # oldest first
+
+    def __len__(self) -> int:
+        return len(self._begun)
+
+    def begin(self, protocol: object) -> None:
+        self._begun.pop(id(protocol), None)
+        self._begun[id(protocol)] = self._clock.now_s()
+
+    def end(self, protocol: object) -> None:
+        self._begun.pop(id(protocol), None)
+
+    def refuse(self) -> bool:
+        """Whether the newest one is one too many; it no longer counts then."""
+        oldest_s = self._clock.now_s() - self._timeout_s
+        while self._begun and next(iter(self._begun.values())) < oldest_s:
+            del self._begun[next(iter(self._begun))]
+        if len(self._begun) <= self._limit:
+            return False
+        self._begun.popitem()
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Who the verified peer is, from its certificate's subject."""
@@ -53,7 +95,7 @@ def server_context(cert: Path, key: Path, ca: Pem | None = None, *, require_clie
 
     ``require_client`` refuses clients without one. Raises UsageError when a file cannot be used.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Without tickets each connection proves its certificate anew: nothing outlives an expiry or a restart.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION

@@ -16,6 +16,7 @@ from proto.kit.database import Database
 from proto.kit.errors import Retryable, Terminal
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
+from proto.kit.tls import Handshakes, ServerContext
 from proto.mqtt import reasons
 from proto.mqtt.connection import ClientConnection
 from proto.mqtt.counters import Counters
@@ -72,6 +73,7 @@ class MqttBroker:
         self.sessions = Sessions(self.store, self.routing, self.settings, self.clock, self.counters, self._publish_will)
         self.retained = Retained(self.store, self.settings, self.clock)
         self.rates = ConnectRates(self.settings)
+        self.handshakes = Handshakes(self.settings.max_handshakes, self.settings.connect_timeout_s, self.clock)
         self.pending = Pending(self.settings.max_pending_per_address)
         self.connections: set[ClientConnection] = set()
         self.queue_limits = (self.settings.queue_messages, self.settings.queue_bytes)
@@ -107,6 +109,8 @@ class MqttBroker:
         """Serve on an address; returns the bound port. May be called for several addresses."""
         self.start()
         loop = asyncio.get_running_loop()
+        if isinstance(ssl_context, ServerContext):
+            ssl_context.handshakes = self.handshakes
         handshake_s = self.settings.connect_timeout_s if ssl_context else None
         server = await loop.create_server(
             lambda: ClientConnection(self),

@@ -77,17 +77,20 @@ class ClientConnection(Wire):
         self.ticket: Ticket | None = None  # of the read being worked on
         self.tickets: deque[Ticket] | None = None  # earlier ones that wait, oldest first
         self.unacknowledged = 0  # QoS 1 and 2 messages in tickets
+        broker.handshakes.begin(self)
 
     # -- asyncio.Protocol
 
     def __del__(self) -> None:
         if not hasattr(self, "transport"):  # asyncio tells nobody when a TLS handshake fails
+            self.broker.handshakes.end(self)
             self.broker.counters.refused.inc("tls_handshake")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's own classes do not inherit it
         self.transport = transport
         broker = self.broker
+        broker.handshakes.end(self)
         peer = self.transport.get_extra_info("peername")
         self.address = str(peer[0]) if peer else ""
         full = len(broker.connections) >= broker.settings.max_connections

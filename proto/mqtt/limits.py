@@ -19,6 +19,7 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_connect_bytes: Annotated[int, _doc("largest CONNECT, and all that is kept before authentication")] = 16_384
     connect_timeout_s: Annotated[float, _doc("time for TLS and CONNECT together, seconds", least=0.01)] = 5.0
     max_connections: Annotated[int, _doc("open connections")] = 20_000
+    max_handshakes: Annotated[int, _doc("TLS handshakes at once, some 50 KB each; more are cut and counted")] = 4096
     max_pending_per_address: Annotated[int, _doc("connections of one address that have not authenticated yet")] = 1000
     connects_burst: Annotated[int, _doc("CONNECTs of one client at once before it must slow down")] = 30
     connects_per_s: Annotated[float, _doc("CONNECTs per second of one client afterwards; 0 no limit", least=0)] = 1.0
