@@ -42,6 +42,14 @@ class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status_writers: Annotated[int, Meta(ge=1, le=256, description="status writes in flight at the same time")] = 16
 
 
+class EdgesBrokerLimits(BrokerSettings, frozen=True, kw_only=True):
+    """The largest frame, and its topic, must pass. A class: a setting beside this one must not put it back."""
+
+    max_packet_bytes: Annotated[int, Meta(ge=64, le=268_435_460, description="largest packet accepted")] = (
+        256 << 10
+    ) + FRAME_ROOM_BYTES
+
+
 class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The MQTT broker that edges connect to: the embedded one, or any other by URL."""
 
@@ -53,9 +61,7 @@ class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mqtt_version: Annotated[int, Meta(description="MQTT protocol spoken to that broker: 4 (3.1.1) or 5")] = 5
     host: Annotated[str, Meta(description="address of the embedded broker")] = "0.0.0.0"  # noqa: S104  mutual TLS
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the embedded broker; 0: any free")] = 8883
-    limits: BrokerSettings = BrokerSettings(
-        max_packet_bytes=(256 << 10) + FRAME_ROOM_BYTES
-    )  # the largest frame, and its topic
+    limits: EdgesBrokerLimits = EdgesBrokerLimits()
 
 
 class Join(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

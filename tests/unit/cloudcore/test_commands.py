@@ -15,9 +15,11 @@ import pytest
 
 from cloudcore import revocation
 from cloudcore.history import History
+from cloudcore.settings import Settings
 from cloudcore.sql import Sql
 from proto.kit.clock import SystemClock, wall_ms
 from proto.kit.metrics import Metrics
+from proto.kit.settings import describe
 from proto.link.replica import MessageRow
 from tests.unit.cloudcore.cli import Said, run
 
@@ -59,6 +61,17 @@ def test_a_setting_that_cannot_work_is_named_with_what_to_write(cloud: Path, arg
     assert words in said.err
     assert "secret" not in said.err
     assert "Traceback" not in said.err
+
+
+def test_every_setting_can_be_given_alone(cloud: Path) -> None:
+    shown = {doc.key: doc.default for doc in describe(Settings) if doc.default.isdigit()}
+    assert len(shown) > 40
+    wrong = [
+        said.err
+        for said in (call(cloud, "serve", "--print-settings", "--set", f"{k}={v}") for k, v in shown.items())
+        if said.code
+    ]
+    assert not wrong
 
 
 def test_a_token_is_made_listed_without_its_secret_and_deleted(cloud: Path) -> None:
