@@ -56,7 +56,7 @@ async def measure(folder: Path, reports: int) -> dict[str, Any]:
             "taken_offline_per_s": round(taken_per_s, 1),
             "drained_s": round(drained_s, 2),
             "drained_per_s": round(reports / drained_s, 1),
-            "history_count": await counted(platform, meters),
+            "history_count": counted(platform, meters),
         }
 
 
