@@ -6,6 +6,7 @@ import signal
 import sys
 
 from tests.kit.platform import Edge, Platform
+from tests.kit.process import send
 
 ROUNDS = 12
 LONGEST_S = 1.2  # a join takes about half of this
@@ -20,7 +21,7 @@ async def interrupted(*argv: str, after_s: float) -> tuple[int, str]:
         async with asyncio.timeout(after_s):
             await process.wait()
     except TimeoutError:
-        process.send_signal(signal.SIGINT)
+        send(process, signal.SIGINT)
     out, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode()

@@ -22,6 +22,13 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def send(process: asyncio.subprocess.Process, number: int) -> None:
+    """Signal a child. Not by its own ``send_signal``: that polls, may reap it behind asyncio's back, and its code is lost."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+
 class Daemon:
     """``python -m MODULE ARGS``. ``addresses`` are those of the last ready line."""
 
@@ -73,14 +80,13 @@ class Daemon:
         if self._process is None:
             return 0
         if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGCONT)
-                self._process.send_signal(number)
+            send(self._process, signal.SIGCONT)
+            send(self._process, number)
             try:
                 async with asyncio.timeout(STOP_S):
                     await self._process.wait()
             except TimeoutError as error:
-                self._process.kill()
+                send(self._process, signal.SIGKILL)
                 await self._process.wait()
                 raise AssertionError(f"{self.name} did not stop:\n{self.tail()}") from error
         assert self._process.returncode is not None
@@ -90,7 +96,7 @@ class Daemon:
         """SIGKILL, and wait until the kernel has taken it."""
         if self.running:
             assert self._process is not None
-            self._process.kill()
+            send(self._process, signal.SIGKILL)
             await self._process.wait()
 
     def pause(self) -> None:
