@@ -30,7 +30,7 @@ copy() { # path: the same place inside
 }
 rm -f "$root/etc/apt/sources.list"  # the host's own list takes its place
 for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d /etc/apt/keyrings /usr/share/keyrings /etc/apt/trusted.gpg.d \
-  /etc/apt/auth.conf.d /etc/pip.conf /etc/xdg/pip /etc/npmrc /usr/local/etc/npmrc /root/.npmrc /root/.config/pip /root/.pip /etc/ssl/certs \
+  /etc/apt/auth.conf.d /etc/pip.conf /etc/xdg/pip /etc/npmrc /usr/local/etc/npmrc "$HOME/.npmrc" "$HOME/.config/pip" "$HOME/.pip" /etc/ssl/certs \
   /usr/local/share/ca-certificates /etc/resolv.conf /etc/hosts; do copy "$path"; done
 
 for kind in proc sys dev dev/pts dev/shm; do

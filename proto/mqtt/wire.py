@@ -1,6 +1,7 @@
 """The sending half of a client's connection: frames collected into one write per turn of the loop, within bounds."""
 
 import asyncio
+from abc import ABCMeta, abstractmethod
 from typing import TYPE_CHECKING
 
 from proto.mqtt import properties as p
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from proto.mqtt.broker import MqttBroker
 
 
-class Wire(asyncio.Protocol):
+class Wire(asyncio.Protocol, metaclass=ABCMeta):
     """What is sent to one client. QoS 0 is dropped and counted while it does not read; QoS 1 and 2 wait in its session."""
 
     __slots__ = (
@@ -165,6 +166,6 @@ class Wire(asyncio.Protocol):
             self.last_read_s = self.broker.clock.now_s()
             self.transport.resume_reading()
 
+    @abstractmethod
     def abandon(self, why: str) -> None:
         """Drop the connection without a word."""
-        raise NotImplementedError

@@ -198,23 +198,19 @@ class TestPahoMqtt311(MosquittoConformance):
 
 
 async def test_a_packet_larger_than_the_bound_ends_the_connection_before_it_is_read(tmp_path: Path) -> None:
-    server = Mosquitto(tmp_path)
-    await server.start()
-    url = f"mqtt://127.0.0.1:{server.port}"
-    a, b = (
-        await PahoBroker(url, version=4, clock=CLOCK).connect("a"),
-        await PahoBroker(url, version=4, max_packet_bytes=1000, clock=CLOCK).connect("b"),
-    )
-    try:
-        await b.subscribe("t")
-        await a.publish("t", b"x" * 2000)
-        with pytest.raises(ConnectionLost):
-            async with asyncio.timeout(5):
-                await b.receive()
-    finally:
-        await a.close()
-        await b.close()
-        server.kill()
+    async with mosquitto(tmp_path) as server:
+        url = f"mqtt://127.0.0.1:{server.port}"
+        a = await PahoBroker(url, version=4, clock=CLOCK).connect("a")
+        b = await PahoBroker(url, version=4, max_packet_bytes=1000, clock=CLOCK).connect("b")
+        try:
+            await b.subscribe("t")
+            await a.publish("t", b"x" * 2000)
+            with pytest.raises(ConnectionLost):
+                async with asyncio.timeout(5):
+                    await b.receive()
+        finally:
+            await a.close()
+            await b.close()
 
 
 async def test_nobody_listening_is_told_with_the_address() -> None:
