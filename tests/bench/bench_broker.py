@@ -26,6 +26,7 @@ import uvloop
 from proto.mqtt.packets import Ack, Connack, Connect, Packet, Publish, Suback, Subscribe, Subscription, encode
 from proto.mqtt.reader import Reader
 from proto.mqtt.topics import TopicNames
+from tests.kit.ports import free_port
 from tests.unit.mqtt.certificates import Certificates
 
 ROOT = Path(__file__).parents[2]
@@ -124,11 +125,6 @@ async def load(port: int, publishers: int, seconds: float) -> dict[str, Any]:
     await asyncio.sleep(1.0)
     acknowledged = sum(sender.acknowledged for sender in senders)
     return {"per_s": round(rate), "acknowledged": acknowledged, "received": subscriber.received}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @contextmanager

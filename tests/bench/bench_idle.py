@@ -20,7 +20,8 @@ from proto.kit.daemon import Supervisor
 from proto.kit.database import Database
 from proto.mqtt.broker import SCHEMA, BrokerSettings, MqttBroker
 from proto.mqtt.identity import allow_all
-from tests.bench.bench_broker import broker_argv, free_port, idle, running
+from tests.bench.bench_broker import broker_argv, idle, running
+from tests.kit.ports import free_port
 
 
 def contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:

@@ -5,7 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kit.process import Daemon, free_port
+from tests.kit.ports import free_port
+from tests.kit.process import Daemon
 from tests.kit.wait import eventually
 
 NAMES = ("embedded", "mosquitto", "amqtt")

@@ -15,7 +15,8 @@ from proto.link.memory import MemoryBroker
 from proto.mqtt.identity import Identity
 from proto.mqtt.limits import BrokerSettings
 from proto.mqtt.local import LocalBroker
-from tests.kit.mosquitto import Mosquitto, free_port, mosquitto
+from tests.kit.mosquitto import Mosquitto, mosquitto
+from tests.kit.ports import free_port
 from tests.unit.mqtt.certificates import Certificates
 
 CLOCK = SystemClock()

@@ -14,7 +14,8 @@ from proto.link.client import PahoBroker
 from proto.mqtt.limits import BrokerSettings
 from proto.mqtt.local import LocalBroker
 from tests.kit.link import running, start_cloud, start_edge, status, thing
-from tests.kit.mosquitto import Mosquitto, free_port
+from tests.kit.mosquitto import Mosquitto
+from tests.kit.ports import free_port
 from tests.kit.wait import eventually
 
 CLOCK = SystemClock()

@@ -9,7 +9,8 @@ from cloudcore.certs import Authority
 from edgecore.data_dir import DataDir
 from proto.kit.clock import SystemClock
 from tests.kit.platform import Platform
-from tests.kit.process import Daemon, free_port
+from tests.kit.ports import free_port
+from tests.kit.process import Daemon
 
 NODE = "gw-1"
 

@@ -16,7 +16,7 @@ from proto.kit.clock import SystemClock
 from tests.kit.command import Said, failed, say
 from tests.kit.disk import SmallDisk
 from tests.kit.platform import Edge, Platform
-from tests.kit.process import free_port
+from tests.kit.ports import free_port
 from tests.kit.wait import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

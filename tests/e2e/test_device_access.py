@@ -15,7 +15,7 @@ from proto.kit.clock import SystemClock
 from tests.e2e.conftest import LoneEdge
 from tests.e2e.test_edge_alone_keeps_devices import ask, seed
 from tests.kit.devices import oven, report_body
-from tests.kit.process import free_port
+from tests.kit.ports import free_port
 from tests.kit.wait import eventually
 
 UPDATE = "$hw/events/device/kiln/twin/update"

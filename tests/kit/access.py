@@ -34,7 +34,7 @@ from proto.kit.tls import client_context, server_context
 from proto.mqtt.broker import MqttBroker
 from proto.mqtt.limits import BrokerSettings
 from tests.kit.identity import Identity, identity, new_key
-from tests.kit.process import free_port
+from tests.kit.ports import free_port
 
 WAIT_S = 5.0
 CLOCK = SystemClock()

@@ -18,7 +18,8 @@ from edgecore import admin, kinds, offline
 from edgecore.data_dir import DataDir
 from kubeapi.resources import Resource
 from tests.kit.kube import Kube
-from tests.kit.process import Daemon, free_port
+from tests.kit.ports import free_port
+from tests.kit.process import Daemon
 from tests.kit.relay import Relay
 from tests.kit.wait import eventually
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,13 +12,6 @@ from tests.kit.wait import eventually
 
 READY_S = 20.0
 STOP_S = 15.0
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def send(process: asyncio.subprocess.Process, number: int) -> None:

@@ -8,7 +8,7 @@ from cloudcore.kube.resources import EVENT
 from cloudcore.settings import Api
 from proto.kit.errors import Retryable
 from tests.kit.cloud import bare_api, hub_on, status_change
-from tests.kit.process import free_port
+from tests.kit.ports import free_port
 from tests.kit.wait import eventually
 
 

@@ -15,7 +15,7 @@ from proto.kit.checkup import Check
 from proto.kit.clock import SystemClock
 from proto.link.settings import LinkSettings
 from tests.kit.cloud import bare_api
-from tests.kit.process import free_port
+from tests.kit.ports import free_port
 
 
 def patient(path: Path, kubeconfig: Path, **settings: object) -> Patient:
