@@ -31,11 +31,17 @@ async def run_broker(name: str, seeds: range) -> tuple[Verdict, list[str]]:
                 )
                 if not verdict.clean:
                     failures.append(f"{name} seed {seed}: {verdict}")
-        except AssertionError as error:
-            failures.append(f"{name} faults {world.faults}: {error}")
+        except Exception as error:  # noqa: BLE001  the other brokers go on, and the table is printed
+            failures.append(f"{name} faults {world.faults}: {_words(error)}")
         finally:
             await world.close()
     return total, failures
+
+
+def _words(error: BaseException) -> str:
+    """What happened, the inner errors of a group included."""
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return "; ".join([f"{type(error).__name__}: {error}", *map(_words, inner)])
 
 
 async def run_all(names: list[str], episodes: int, seed: int) -> dict[str, tuple[Verdict, list[str]]]:
