@@ -33,16 +33,19 @@ def judge(device: MqttDevice, stored: list[int], *, after: int) -> Verdict:
     """Compare ``stored`` (history in order) with the ledger, for numbers above ``after``.
 
     A report that the device sent twice (its answer was lost with a killed edge) may be stored twice, never more often
-    than it was sent. First arrivals are in the order of sending.
+    than it was sent. What is stored is in the order of sending: a reading that was refused and sent again stands where
+    it was sent again.
     """
     counts = Counter(stored)
-    firsts = list(dict.fromkeys(n for n in stored if n > after))
+    sent = iter([n for n in device.sent if n > after])
+    in_order = [n for n in stored if n > after]
     acknowledged = {n for n in device.acknowledged if n > after}
     return Verdict(
         acknowledged=len(acknowledged),
         lost=[f"{device.name}:{n}" for n in sorted(acknowledged) if not counts[n]],
         doubled=[f"{device.name}:{n}" for n, times in counts.items() if n > after and times > device.published[n]],
-        disordered=[f"{device.name}:{b} after {a}" for a, b in itertools.pairwise(firsts) if b < a],
+        # Each stored number is looked for behind the place of the one before it: ``in`` moves the iterator on.
+        disordered=[f"{device.name}:{b} after {a}" for a, b in itertools.pairwise([0, *in_order]) if b not in sent],
     )
 
 

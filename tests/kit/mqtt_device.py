@@ -1,7 +1,8 @@
 """A device that speaks plain MQTT (paho) and keeps its own ledger of what the edge acknowledged.
 
 It numbers its reports, keeps a window of them in flight, and sends again whatever was not answered within its patience or
-when its connection comes back, as a careful device would. It knows nothing of Skerry's code.
+when its connection comes back, as a careful device would; when that brings an older number behind a newer one, it ends by
+saying the newest again. It knows nothing of Skerry's code.
 """
 
 import json
@@ -25,6 +26,7 @@ class MqttDevice:
         self.topic = f"$hw/events/device/default/{name}"
         self.acknowledged: set[int] = set()
         self.published: Counter[int] = Counter()
+        self.sent: list[int] = []  # the numbers in the order in which they went out, repetitions included
         self.refused: list[str] = []
         self.heard: dict[str, str] = {}
         self.deltas: list[dict[str, str]] = []
@@ -77,6 +79,9 @@ class MqttDevice:
 
     def _again(self) -> None:
         """Put everything unanswered back, oldest first: order is the device's own duty."""
+        newest = max(self.acknowledged, default=0)
+        if self._in_flight and min(self._in_flight) < newest and newest == self.last:
+            self._todo.append(newest)  # an older reading is about to become the twin's: the present one follows it
         self._todo.extendleft(sorted(self._in_flight, reverse=True))
         self._in_flight.clear()
         self._fill()
@@ -88,6 +93,7 @@ class MqttDevice:
             number = self._todo.popleft()
             self._in_flight[number] = 1.0
             self.published[number] += 1
+            self.sent.append(number)
             twin = {self.prop: {"actual": {"value": str(number)}, "metadata": {"type": "int"}}}
             self._client.publish(
                 f"{self.topic}/twin/update", json.dumps({"event_id": str(number), "twin": twin}), qos=0
