@@ -1,0 +1,1 @@
+"""Pods on this node: what should run, what runs, and the steps between."""
