@@ -11,6 +11,16 @@ need node nodejs
 need npm npm
 need openssl openssl
 need faketime faketime
+need containerd containerd
+need crun crun
+need iptables iptables
+need nft nftables
+need conntrack conntrack
+need bwrap bubblewrap
+need busybox busybox-static
+need ip iproute2
+need systemd-nspawn systemd-container
+[ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 [ ${#missing[@]} -eq 0 ] && exit 0
 echo "parts: installing ${missing[*]}"

@@ -10,7 +10,7 @@ root="$(mktemp -d "${TMPDIR:-/tmp}/skerry-fresh.XXXXXX")"
 chmod 755 "$root"  # PostgreSQL and Mosquitto give up root, and must still find "/"
 mounts=()
 cleanup() {
-  for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do umount -l "${mounts[i]}" 2>/dev/null || true; done
+  for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do umount -l -R "${mounts[i]}" 2>/dev/null || true; done
   if mount | grep -q "$root"; then echo "test-fresh: $root still holds a mount; not removed" >&2; else rm -rf "$root" "$root.log"; fi
 }
 trap cleanup EXIT INT TERM
@@ -33,9 +33,10 @@ for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d /e
   /etc/apt/auth.conf.d /etc/pip.conf /etc/xdg/pip /etc/npmrc /usr/local/etc/npmrc "$HOME/.npmrc" "$HOME/.config/pip" "$HOME/.pip" /etc/ssl/certs \
   /usr/local/share/ca-certificates /etc/resolv.conf /etc/hosts; do copy "$path"; done
 
-for kind in proc sys dev dev/pts dev/shm; do
-  mkdir -p "$root/$kind"
-  mount --bind "/$kind" "$root/$kind"
+for kind in proc sys dev run/netns; do  # with what is mounted below them: containers need the cgroups
+  mkdir -p "/$kind" "$root/$kind"
+  mount --rbind "/$kind" "$root/$kind"
+  mount --make-rslave "$root/$kind"
   mounts+=("$root/$kind")
 done
 git clone -q --no-hardlinks . "$root/skerry"
