@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from edgecore.pods.settings import PodsSettings
 from proto.kit import settings as kit
 from proto.kit.errors import UsageError
 from proto.kit.tls import SERVER_NAME
@@ -111,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: Devices = Devices()
     api: Api = Api()
     node_options: NodeOptions = NodeOptions()
+    pods: PodsSettings = PodsSettings()
     log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$", description="least level logged")] = "info"
 
 
