@@ -1,17 +1,50 @@
-"""What every API has at its start: the permanent namespaces, the default roles and bindings."""
+"""What every API has at its start: permanent namespaces, default roles and bindings, priority and storage classes."""
 
 from contextlib import suppress
 from typing import Any
 
 from kubeapi.access import INTERNAL
 from kubeapi.errors import ApiError
-from kubeapi.kinds import CLUSTER_ROLE, CLUSTER_ROLE_BINDING, NAMESPACE
+from kubeapi.kinds import CLUSTER_ROLE, CLUSTER_ROLE_BINDING, NAMESPACE, PRIORITY_CLASS, STORAGE_CLASS
 from kubeapi.objects import Objects, WriteOptions
 from kubeapi.rbac_defaults import LABEL, default_bindings, default_roles
 from kubeapi.resources import Resource
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 AUTO_UPDATE = "rbac.authorization.kubernetes.io/autoupdate"  # "false" on a default role keeps a person's changes
+
+PRIORITIES = {
+    "system-cluster-critical": (2_000_000_000, "Pods that the cluster cannot do without, on any node."),
+    "system-node-critical": (2_000_001_000, "Pods that their node cannot do without."),
+}
+LOCAL_PATH = "local-path"
+
+
+def priority_classes() -> list[dict[str, Any]]:
+    """Return the PriorityClasses whose names are reserved for the system."""
+    return [
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+            "description": text,
+            "preemptionPolicy": "PreemptLowerPriority",
+        }
+        for name, (value, text) in PRIORITIES.items()
+    ]
+
+
+def storage_class() -> dict[str, Any]:
+    """Return the default StorageClass: a directory of the node that the pod runs on."""
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": LOCAL_PATH, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "edge.skerry.io/local-path",
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
 
 
 async def ensure_defaults(objects: Objects) -> None:
@@ -22,6 +55,9 @@ async def ensure_defaults(objects: Objects) -> None:
         await _ensure(objects, CLUSTER_ROLE, role, ("rules", "aggregationRule"))
     for binding in default_bindings():
         await _ensure(objects, CLUSTER_ROLE_BINDING, binding)
+    for priority in priority_classes():
+        await _ensure(objects, PRIORITY_CLASS, priority)
+    await _ensure(objects, STORAGE_CLASS, storage_class())
 
 
 async def _ensure(objects: Objects, res: Resource, wanted: dict[str, Any], owned: tuple[str, ...] = ()) -> None:

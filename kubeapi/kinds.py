@@ -1,6 +1,47 @@
 """The built-in kinds, as data. A new kind is a row here and, where clients need them, defaults in ``kubeapi.defaults``."""
 
+from kubeapi.kinds_cluster import (
+    CLUSTER,
+    CSI_DRIVER,
+    CSI_NODE,
+    ENDPOINT_SLICE,
+    ENDPOINTS,
+    INGRESS,
+    INGRESS_CLASS,
+    LIMIT_RANGE,
+    NETWORK_POLICY,
+    PERSISTENT_VOLUME,
+    PERSISTENT_VOLUME_CLAIM,
+    RESOURCE_QUOTA,
+    STORAGE_CLASS,
+)  # fmt: skip
+from kubeapi.kinds_workloads import (
+    CONTROLLER_REVISION,
+    CRON_JOB,
+    DAEMON_SET,
+    DEPLOYMENT,
+    HORIZONTAL_POD_AUTOSCALER,
+    JOB,
+    POD_DISRUPTION_BUDGET,
+    POD_TEMPLATE,
+    PRIORITY_CLASS,
+    REPLICA_SET,
+    REPLICATION_CONTROLLER,
+    RUNTIME_CLASS,
+    STATEFUL_SET,
+    WORKLOADS,
+)  # fmt: skip
 from kubeapi.resources import Column, Registry, Resource
+
+__all__ = [
+    "BUILT_IN", "CERTIFICATE_SIGNING_REQUEST", "CLUSTER_ROLE", "CLUSTER_ROLE_BINDING", "CONFIG_MAP",
+    "CONTROLLER_REVISION", "CRON_JOB", "CSI_DRIVER", "CSI_NODE", "CUSTOM_RESOURCE_DEFINITION", "DAEMON_SET",
+    "DEPLOYMENT", "ENDPOINTS", "ENDPOINT_SLICE", "EVENT", "EVENT_VIEW", "HORIZONTAL_POD_AUTOSCALER", "INGRESS",
+    "INGRESS_CLASS", "JOB", "LEASE", "LIMIT_RANGE", "NAMESPACE", "NETWORK_POLICY", "NODE", "PERSISTENT_VOLUME",
+    "PERSISTENT_VOLUME_CLAIM", "POD", "POD_DISRUPTION_BUDGET", "POD_TEMPLATE", "PRIORITY_CLASS", "REPLICATION_CONTROLLER",
+    "REPLICA_SET", "RESOURCE_QUOTA", "ROLE", "ROLE_BINDING", "RUNTIME_CLASS", "SECRET", "SERVICE", "SERVICE_ACCOUNT",
+    "STATEFUL_SET", "STORAGE_CLASS", "registry",
+]  # fmt: skip
 
 CORE, RBAC_GROUP, CERTIFICATES = "io.k8s.api.core.v1.", "rbac.authorization.k8s.io", "certificates.k8s.io"
 RBAC = "io.k8s.api.rbac.v1."
@@ -54,7 +95,20 @@ POD = Resource(
     "Pod",
     short_names=("po",),
     categories=("all",),
-    subresources=frozenset({"status", "binding", "eviction", "ephemeralcontainers"}),
+    subresources=frozenset(
+        {
+            "status",
+            "binding",
+            "eviction",
+            "ephemeralcontainers",
+            "resize",
+            "log",
+            "exec",
+            "attach",
+            "portforward",
+            "proxy",
+        }
+    ),
     returns_object_on_delete=True,
     definition=CORE + "Pod",
     fields=(
@@ -76,7 +130,7 @@ NODE = Resource(
     "Node",
     namespaced=False,
     short_names=("no",),
-    subresources=STATUS,
+    subresources=frozenset({"status", "proxy"}),
     definition=CORE + "Node",
     fields=("spec.unschedulable",),
     generation=False,
@@ -184,6 +238,7 @@ CERTIFICATE_SIGNING_REQUEST = Resource(
 BUILT_IN: tuple[Resource, ...] = (
     NAMESPACE, CONFIG_MAP, SECRET, SERVICE_ACCOUNT, NODE, POD, SERVICE, EVENT, EVENT_VIEW, LEASE,
     ROLE, ROLE_BINDING, CLUSTER_ROLE, CLUSTER_ROLE_BINDING, CERTIFICATE_SIGNING_REQUEST, CUSTOM_RESOURCE_DEFINITION,
+    *WORKLOADS, *CLUSTER,
 )  # fmt: skip
 
 

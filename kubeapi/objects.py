@@ -15,6 +15,7 @@ from kubeapi.ownership import track_update
 from kubeapi.resources import Registry, Resource
 from kubeapi.store import Store
 from kubeapi.typing_rules import check_fields
+from kubeapi.virtual_kinds import CONNECTIONS
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
 from proto.kit.database import Tx
@@ -282,7 +283,7 @@ class Objects:
             raise error
 
     def _require_subresource(self, res: Resource, subresource: str) -> None:
-        if subresource and subresource not in res.subresources:
+        if subresource and (subresource not in res.subresources or subresource in CONNECTIONS):
             raise method_not_supported(res, f"{res.plural} has no subresource {subresource}")
 
 

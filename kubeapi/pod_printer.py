@@ -7,6 +7,7 @@ from kubeapi.durations import UNKNOWN, age
 from kubeapi.resources import Column
 
 NONE = "<none>"
+GATED = "SchedulingGated"
 POD_COLUMNS = (
     Column("Name", "", "string", "name"),
     Column("Ready", ""),
@@ -24,12 +25,15 @@ def pod_cells(pod: dict[str, Any], now: datetime) -> list[Any]:
     """Return the cells of ``POD_COLUMNS``."""
     spec, status, metadata = (pod.get(part) or {} for part in ("spec", "status", "metadata"))
     containers = status.get("containerStatuses") or []
+    sidecars = {c.get("name") for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"}
+    beside = [c for c in status.get("initContainerStatuses") or () if c.get("name") in sidecars]
     ready = sum(1 for c in containers if c.get("ready") and "running" in (c.get("state") or {}))
+    ready += sum(1 for c in beside if c.get("started") and c.get("ready"))
     return [
         metadata.get("name", ""),
-        f"{ready}/{len(spec.get('containers') or ())}",
+        f"{ready}/{len(spec.get('containers') or ()) + len(sidecars)}",
         _status(spec, status, metadata),
-        _restarts(containers, now),
+        _restarts(containers + beside, now),
         age(metadata.get("creationTimestamp"), now),
         next((ip.get("ip") for ip in status.get("podIPs") or ()), None) or status.get("podIP") or NONE,
         spec.get("nodeName") or NONE,
@@ -55,6 +59,8 @@ def _gates(gates: list[dict[str, Any]], conditions: list[dict[str, Any]]) -> str
 
 def _status(spec: dict[str, Any], status: dict[str, Any], metadata: dict[str, Any]) -> str:
     reason = str(status.get("reason") or status.get("phase") or "Unknown")
+    if any(c.get("type") == "PodScheduled" and c.get("reason") == GATED for c in status.get("conditions") or ()):
+        reason = GATED
     reason = _init_reason(spec, status) or _container_reason(status, reason)
     if metadata.get("deletionTimestamp"):
         return "Unknown" if status.get("reason") == "NodeLost" else "Terminating"

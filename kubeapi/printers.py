@@ -1,65 +1,36 @@
 """What ``kubectl get`` shows of the built-in kinds: the columns and cells of kube-apiserver's own printers."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from kubeapi.cluster_printers import CLUSTER_PRINTERS
 from kubeapi.durations import UNKNOWN, age, human
 from kubeapi.pod_printer import POD_COLUMNS, pod_cells
+from kubeapi.printing import NONE, Cells, columns, created, name, part
 from kubeapi.resources import Column
-
-NONE = "<none>"
-AGE = Column("Age", "", "string")
-Cells = Callable[[dict[str, Any], datetime], list[Any]]
-
-
-def columns(*names: str, wide: tuple[str, ...] = (), numbers: tuple[str, ...] = ()) -> tuple[Column, ...]:
-    """Return text columns (``numbers`` are integers); those in ``wide`` only show with ``-o wide``."""
-    return tuple(
-        Column(name, "", "integer" if name in numbers else "string", "name" if name == "Name" else "", "", priority)
-        for priority, group in enumerate((names, wide))
-        for name in group
-    )
-
-
-def _meta(obj: dict[str, Any]) -> dict[str, Any]:
-    found = obj.get("metadata")
-    return found if isinstance(found, dict) else {}
-
-
-def _part(obj: dict[str, Any], key: str) -> dict[str, Any]:
-    found = obj.get(key)
-    return found if isinstance(found, dict) else {}
-
-
-def _created(obj: dict[str, Any], now: datetime) -> str:
-    return age(_meta(obj).get("creationTimestamp"), now)
-
-
-def _name(obj: dict[str, Any]) -> str:
-    return str(_meta(obj).get("name", ""))
+from kubeapi.workload_printers import WORKLOAD_PRINTERS
 
 
 def _namespace(obj: dict[str, Any], now: datetime) -> list[Any]:
-    return [_name(obj), _part(obj, "status").get("phase", ""), _created(obj, now)]
+    return [name(obj), part(obj, "status").get("phase", ""), created(obj, now)]
 
 
 def _config_map(obj: dict[str, Any], now: datetime) -> list[Any]:
-    return [_name(obj), len(obj.get("data") or {}) + len(obj.get("binaryData") or {}), _created(obj, now)]
+    return [name(obj), len(obj.get("data") or {}) + len(obj.get("binaryData") or {}), created(obj, now)]
 
 
 def _secret(obj: dict[str, Any], now: datetime) -> list[Any]:
-    return [_name(obj), obj.get("type", ""), len(obj.get("data") or {}), _created(obj, now)]
+    return [name(obj), obj.get("type", ""), len(obj.get("data") or {}), created(obj, now)]
 
 
 def _service_account(obj: dict[str, Any], now: datetime) -> list[Any]:
-    return [_name(obj), len(obj.get("secrets") or ()), _created(obj, now)]
+    return [name(obj), len(obj.get("secrets") or ()), created(obj, now)]
 
 
 def _node_status(obj: dict[str, Any]) -> str:
-    ready = next((c for c in _part(obj, "status").get("conditions") or () if c.get("type") == "Ready"), None)
+    ready = next((c for c in part(obj, "status").get("conditions") or () if c.get("type") == "Ready"), None)
     out = "Unknown" if ready is None else "Ready" if ready.get("status") == "True" else "NotReady"
-    return out + (",SchedulingDisabled" if _part(obj, "spec").get("unschedulable") else "")
+    return out + (",SchedulingDisabled" if part(obj, "spec").get("unschedulable") else "")
 
 
 def _node_roles(labels: dict[str, str]) -> str:
@@ -71,14 +42,14 @@ def _node_roles(labels: dict[str, str]) -> str:
 
 
 def _node(obj: dict[str, Any], now: datetime) -> list[Any]:
-    status = _part(obj, "status")
-    about = _part(status, "nodeInfo")
+    status = part(obj, "status")
+    about = part(status, "nodeInfo")
     addresses = {a.get("type"): a.get("address") for a in status.get("addresses") or ()}
     return [
-        _name(obj),
+        name(obj),
         _node_status(obj),
-        _node_roles(_meta(obj).get("labels") or {}),
-        _created(obj, now),
+        _node_roles(part(obj, "metadata").get("labels") or {}),
+        created(obj, now),
         about.get("kubeletVersion", ""),
         addresses.get("InternalIP") or NONE,
         addresses.get("ExternalIP") or NONE,
@@ -89,31 +60,31 @@ def _node(obj: dict[str, Any], now: datetime) -> list[Any]:
 
 
 def _external_address(obj: dict[str, Any]) -> str:
-    spec = _part(obj, "spec")
+    spec = part(obj, "spec")
     external = spec.get("externalIPs") or []
     kind = spec.get("type") or "ClusterIP"
     if kind == "ExternalName":
         return str(spec.get("externalName", ""))
     if kind == "LoadBalancer":
-        ingress = _part(_part(obj, "status"), "loadBalancer").get("ingress") or []
+        ingress = part(part(obj, "status"), "loadBalancer").get("ingress") or []
         found = [i.get("ip") or i.get("hostname") or "" for i in ingress] + external
         return ",".join(found) or "<pending>"
     return ",".join(external) or NONE
 
 
 def _service(obj: dict[str, Any], now: datetime) -> list[Any]:
-    spec = _part(obj, "spec")
+    spec = part(obj, "spec")
     ports = [
         f"{p.get('port')}" + (f":{p['nodePort']}" if p.get("nodePort") else "") + f"/{p.get('protocol', 'TCP')}"
         for p in spec.get("ports") or ()
     ]
     return [
-        _name(obj),
+        name(obj),
         spec.get("type") or "ClusterIP",
         spec.get("clusterIP") or NONE,
         _external_address(obj),
         ",".join(ports) or NONE,
-        _created(obj, now),
+        created(obj, now),
         _selector(spec.get("selector")),
     ]
 
@@ -142,45 +113,45 @@ def _event(obj: dict[str, Any], now: datetime) -> list[Any]:
         ", ".join(filter(None, (component, instance))),
         age(first, now),
         series.get("count") or obj.get("count") or obj.get("deprecatedCount") or 1,
-        _name(obj),
+        name(obj),
     ]
 
 
 def _lease(obj: dict[str, Any], now: datetime) -> list[Any]:
-    return [_name(obj), _part(obj, "spec").get("holderIdentity", ""), _created(obj, now)]
+    return [name(obj), part(obj, "spec").get("holderIdentity", ""), created(obj, now)]
 
 
 def _created_at(obj: dict[str, Any], now: datetime) -> list[Any]:
     del now
-    return [_name(obj), _meta(obj).get("creationTimestamp") or UNKNOWN]
+    return [name(obj), part(obj, "metadata").get("creationTimestamp") or UNKNOWN]
 
 
 def _binding(obj: dict[str, Any], now: datetime) -> list[Any]:
-    ref = _part(obj, "roleRef")
+    ref = part(obj, "roleRef")
     subjects = [s for s in obj.get("subjects") or () if isinstance(s, dict)]
     accounts = [f"{s.get('namespace', '')}/{s.get('name', '')}" for s in subjects if s.get("kind") == "ServiceAccount"]
     named = {
         kind: ", ".join(s.get("name", "") for s in subjects if s.get("kind") == kind) for kind in ("User", "Group")
     }
     role = f"{ref.get('kind', '')}/{ref.get('name', '')}"
-    return [_name(obj), role, _created(obj, now), named["User"], named["Group"], ", ".join(accounts)]
+    return [name(obj), role, created(obj, now), named["User"], named["Group"], ", ".join(accounts)]
 
 
 def csr_condition(obj: dict[str, Any]) -> str:
     """Return ``Pending``, or what was decided and whether a certificate was issued."""
-    status = _part(obj, "status")
+    status = part(obj, "status")
     kinds = {c.get("type") for c in status.get("conditions") or ()}
     out = [kind for kind in ("Denied", "Approved", "Failed") if kind in kinds] or ["Pending"]
     return ",".join(out + (["Issued"] if status.get("certificate") else []))
 
 
 def _signing_request(obj: dict[str, Any], now: datetime) -> list[Any]:
-    spec = _part(obj, "spec")
+    spec = part(obj, "spec")
     asked = spec.get("expirationSeconds")
     lasting = human(timedelta(seconds=asked)) if isinstance(asked, int) else NONE
     return [
-        _name(obj),
-        _created(obj, now),
+        name(obj),
+        created(obj, now),
         spec.get("signerName") or NONE,
         spec.get("username", ""),
         lasting,
@@ -217,4 +188,6 @@ PRINTERS: dict[tuple[str, str], tuple[tuple[Column, ...], Cells]] = {
         _signing_request,
     ),
     ("apiextensions.k8s.io", "customresourcedefinitions"): (columns("Name", "Created At"), _created_at),
+    **WORKLOAD_PRINTERS,
+    **CLUSTER_PRINTERS,
 }

@@ -7,8 +7,37 @@ AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
 READ = ["get", "list", "watch"]
 WRITE = ["create", "delete", "deletecollection", "patch", "update"]
 DEVICES = ["devices", "devicemodels", "devicestatuses"]
-_VIEW = ["configmaps", "events", "pods", "pods/status", "pods/log", "serviceaccounts", "services", "services/status"]
-_EDIT = ["configmaps", "events", "pods", "pods/eviction", "secrets", "serviceaccounts", "services"]
+_CLAIMS = ["persistentvolumeclaims", "replicationcontrollers", "replicationcontrollers/scale"]
+_VIEW = [
+    "configmaps", "endpoints", "events", "limitranges", "persistentvolumeclaims", "persistentvolumeclaims/status", "pods",
+    "pods/log", "pods/status", "replicationcontrollers", "replicationcontrollers/scale", "replicationcontrollers/status",
+    "resourcequotas", "resourcequotas/status", "serviceaccounts", "services", "services/status",
+]  # fmt: skip
+_EDIT = [
+    "configmaps", "endpoints", "events", "pods", "pods/attach", "pods/eviction", "pods/exec", "pods/portforward",
+    "pods/proxy", "secrets", "serviceaccounts", "services", "services/proxy", *_CLAIMS,
+]  # fmt: skip
+_APPS = [
+    "daemonsets", "deployments", "deployments/scale", "replicasets", "replicasets/scale", "statefulsets",
+    "statefulsets/scale",
+]  # fmt: skip
+# group: what people who edit a namespace may write there
+_WORKLOADS: dict[str, list[str]] = {
+    "apps": [*_APPS, "deployments/rollback"],
+    "autoscaling": ["horizontalpodautoscalers"],
+    "batch": ["cronjobs", "jobs"],
+    "networking.k8s.io": ["ingresses", "networkpolicies"],
+    "policy": ["poddisruptionbudgets"],
+}
+_WORKLOAD_STATES: dict[str, list[str]] = {
+    "apps": [*_APPS, "controllerrevisions", "daemonsets/status", "deployments/status", "replicasets/status",
+             "statefulsets/status"],
+    "autoscaling": ["horizontalpodautoscalers", "horizontalpodautoscalers/status"],
+    "batch": ["cronjobs", "cronjobs/status", "jobs", "jobs/status"],
+    "discovery.k8s.io": ["endpointslices"],
+    "networking.k8s.io": ["ingresses", "ingresses/status", "networkpolicies"],
+    "policy": ["poddisruptionbudgets", "poddisruptionbudgets/status"],
+}  # fmt: skip
 
 
 def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> dict[str, Any]:
@@ -52,8 +81,11 @@ ROLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]]] 
     "system:aggregate-to-edit": (
         [
             _rule([""], _EDIT, WRITE),
-            _rule([""], ["secrets"], READ),
+            _rule(
+                [""], ["pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"], READ
+            ),
             _rule([""], ["serviceaccounts/token"], ["create"]),
+            *(_rule([group], kinds, WRITE) for group, kinds in _WORKLOADS.items()),
             _rule(["coordination.k8s.io"], ["leases"], [*READ, *WRITE]),
             _rule(["events.k8s.io"], ["events"], WRITE),
         ],
@@ -61,7 +93,11 @@ ROLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]]] 
         (),
     ),
     "system:aggregate-to-view": (
-        [_rule([""], [*_VIEW, "namespaces"], READ), _rule(["events.k8s.io"], ["events"], READ)],
+        [
+            _rule([""], [*_VIEW, "namespaces"], READ),
+            _rule(["events.k8s.io"], ["events"], READ),
+            *(_rule([group], kinds, READ) for group, kinds in _WORKLOAD_STATES.items()),
+        ],
         ("view",),
         (),
     ),

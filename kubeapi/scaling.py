@@ -4,6 +4,7 @@ from typing import Any
 
 from kubeapi.errors import INVALID, Cause, bad_request, invalid, method_not_supported
 from kubeapi.jsonpath import find
+from kubeapi.label_selectors import as_text
 from kubeapi.resources import Resource
 
 
@@ -14,8 +15,8 @@ def to_scale(res: Resource, obj: dict[str, Any]) -> dict[str, Any]:
     keep = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
     status: dict[str, Any] = {"replicas": _number(obj, res.scale.status_replicas)}
     selector = find(obj, res.scale.selector) if res.scale.selector else []
-    if selector and isinstance(selector[0], str):
-        status["selector"] = selector[0]
+    if selector:
+        status["selector"] = selector[0] if isinstance(selector[0], str) else as_text(selector[0])
     return {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",

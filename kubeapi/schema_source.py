@@ -30,6 +30,7 @@ REVIEWS = (
     "io.k8s.api.authorization.v1.SubjectAccessReview",
     "io.k8s.api.core.v1.Binding",
     "io.k8s.api.policy.v1.Eviction",
+    "io.k8s.api.autoscaling.v1.Scale",
 )
 
 
@@ -91,7 +92,7 @@ def extract(wheel: Path, version: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make kubeapi/schemas.json.xz from a kubernetes-validate wheel.")
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--version", default="1.31")
+    parser.add_argument("--version", default="1.33")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("schemas.json.xz"))
     args = parser.parse_args()
     text = json.dumps(extract(args.wheel, args.version), sort_keys=True, separators=(",", ":"))

@@ -1,6 +1,6 @@
 """The built-in kinds' OpenAPI v3 schemas, read from ``schemas.json.xz`` when somebody first asks.
 
-Kubernetes' own definitions, v1.31, Apache-2.0; made by ``python -m kubeapi.schema_source``. The edge's store never asks.
+Kubernetes' own definitions, v1.33, Apache-2.0; made by ``python -m kubeapi.schema_source``. The edge's store never asks.
 """
 
 import lzma

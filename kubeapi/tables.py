@@ -6,7 +6,8 @@ from typing import Any
 
 from kubeapi.durations import UNKNOWN, age
 from kubeapi.jsonpath import BadPath, find
-from kubeapi.printers import PRINTERS, Cells
+from kubeapi.printers import PRINTERS
+from kubeapi.printing import Cells
 from kubeapi.resources import Column, Resource
 
 NAME = Column("Name", ".metadata.name", "string", "name", "Name must be unique within a namespace.")

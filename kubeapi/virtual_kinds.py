@@ -26,18 +26,29 @@ SUBRESOURCE_KINDS = {
     "token": (AUTHENTICATION, "v1", "TokenRequest"),
     "eviction": ("policy", "v1", "Eviction"),
     "binding": ("", "v1", "Binding"),
+    "attach": ("", "v1", "PodAttachOptions"),
+    "exec": ("", "v1", "PodExecOptions"),
+    "portforward": ("", "v1", "PodPortForwardOptions"),
 }
+CONNECTIONS = frozenset({"attach", "exec", "log", "portforward", "proxy"})  # not a part of the object: its node answers
 SUBRESOURCE_VERBS = {
     "token": ("create",),
     "eviction": ("create",),
     "binding": ("create",),
     "finalize": ("update",),
+    "log": ("get",),
+    "attach": ("create", "get"),
+    "exec": ("create", "get"),
+    "portforward": ("create", "get"),
+    "proxy": ("create", "delete", "get", "patch", "update"),
 }
 DEFAULT_SUBRESOURCE_VERBS = ("get", "patch", "update")
 
 
 def subresource_kind(res: Resource, subresource: str) -> tuple[str, str, str]:
     """Return (group, version, kind) of what a subresource takes and answers."""
+    if subresource == "proxy":
+        return ("", "v1", f"{res.kind}ProxyOptions")
     return SUBRESOURCE_KINDS.get(subresource, (res.group, res.version, res.kind))
 
 

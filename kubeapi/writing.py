@@ -116,9 +116,7 @@ def for_update(res: Resource, old: dict[str, Any], body: dict[str, Any], subreso
 
 def subresource_fields(subresource: str) -> tuple[str, ...]:
     """Return the top-level fields that a write through ``subresource`` may change."""
-    return {"finalize": ("spec",), "ephemeralcontainers": ("spec",), "approval": ("status",)}.get(
-        subresource, ("status",)
-    )
+    return {"finalize": ("spec",), "ephemeralcontainers": ("spec",), "resize": ("spec",)}.get(subresource, ("status",))
 
 
 def check_preconditions(res: Resource, held: Mapping[str, Any], *, uid: str, revision: str) -> None:
