@@ -7,6 +7,7 @@ from kubeapi import versions, writing
 from kubeapi.admission import Attempt, admit
 from kubeapi.errors import bad_request, forbidden, not_found
 from kubeapi.options import DeleteOptions
+from kubeapi.recording import Change
 from kubeapi.resources import Resource
 from proto.kit.clock import rfc3339
 from proto.kit.database import Tx
@@ -58,6 +59,7 @@ def delete(objects: "Objects", tx: Tx, res: Resource, namespace: str, name: str,
     if may_go(res, new):
         last = new
         if not opts.dry_run:
+            objects.note(tx, Change(res, old, new, opts, gone=True))
             removed = objects.store.remove(tx, res, namespace, name)
             assert removed is not None
             last = versions.read(res, removed)

@@ -12,6 +12,7 @@ from kubeapi.errors import already_exists, bad_request, forbidden, invalid, meth
 from kubeapi.kinds import NAMESPACE
 from kubeapi.options import DeleteOptions, ListOptions, ListResult, WriteOptions
 from kubeapi.ownership import track_update
+from kubeapi.recording import Change, Record
 from kubeapi.resources import Registry, Resource
 from kubeapi.store import Store
 from kubeapi.typing_rules import check_fields
@@ -30,7 +31,7 @@ class Objects:
     """Create, read, update, patch and delete, as the Kubernetes API does. Objects given and returned are plain JSON.
 
     ``admission`` begins with ``kubeapi.crds.Crds.admit`` where CRDs are served. Bodies are copied; what is returned is shared and must not be changed. ``need_namespaces`` False (the edge): a
-    namespace exists without a Namespace object.
+    namespace exists without a Namespace object. ``record`` is told each change in its transaction (kubeapi.recording).
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Objects:
         admission: Sequence[Hook] = (),
         rng: Rng | None = None,
         need_namespaces: bool = True,
+        record: Record | None = None,
     ) -> None:
         self.store = store
         self.registry = registry
@@ -49,6 +51,7 @@ class Objects:
         self.admission: list[Hook] = list(admission)
         self.rng = rng or Rng()
         self.need_namespaces = need_namespaces
+        self.record = record
 
     # reading
 
@@ -89,7 +92,7 @@ class Objects:
         obj = self._admitted("CREATE", res, obj, None, "", opts)
         manager = writing.manager_name(opts.field_manager, opts.user)
         obj = track_update(res, {}, obj, manager, "", self.clock.wall())
-        return self._store(tx, res, obj, opts)
+        return self._store(tx, res, None, obj, opts)
 
     async def update(
         self,
@@ -182,7 +185,7 @@ class Objects:
         obj = writing.for_create(res, merged, self.clock.wall(), self.rng)
         obj = self._checked(res, obj, None, "", opts)
         obj = self._admitted("CREATE", res, obj, None, "", opts)
-        return self._store(tx, res, obj, opts)
+        return self._store(tx, res, None, obj, opts)
 
     async def delete(self, res: Resource, namespace: str, name: str, opts: DeleteOptions | None = None) -> Json:
         """Delete, or mark for deletion while finalizers remain. Returns what Kubernetes answers. Raises 404, 409."""
@@ -221,17 +224,23 @@ class Objects:
         metadata = new["metadata"]
         if "deletionTimestamp" in metadata and deleting.may_go(res, new):
             if not opts.dry_run:
+                self.note(tx, Change(res, old, new, opts, gone=True))
                 self.store.remove(tx, res, metadata.get("namespace", ""), metadata["name"])
             return versions.write(res, new)
         if _same(old, new):
             return versions.write(res, old)
-        return self._store(tx, res, new, opts)
+        return self._store(tx, res, old, new, opts)
 
-    def _store(self, tx: Tx, res: Resource, obj: Json, opts: WriteOptions | DeleteOptions) -> Json:
-        rest = versions.write(res, obj)
+    def note(self, tx: Tx, change: Change) -> Json:
+        """Tell ``record`` of a change; returns what to store."""
+        kept = None if self.record is None else self.record(tx, change)
+        return change.after if kept is None else kept
+
+    def _store(self, tx: Tx, res: Resource, before: Json | None, obj: Json, opts: WriteOptions | DeleteOptions) -> Json:
         if opts.dry_run:
-            return rest
-        stored = self.store.put(tx, res, rest)
+            return versions.write(res, obj)
+        obj = self.note(tx, Change(res, before, obj, opts))
+        stored = self.store.put(tx, res, versions.write(res, obj))
         written = self.store.peek(res, stored["metadata"].get("namespace", ""), stored["metadata"]["name"])
         if written is not None and len(written.body) > bodies.MAX_OBJECT_BYTES:
             raise too_large(bodies.MAX_OBJECT_BYTES)  # which takes the write back

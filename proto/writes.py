@@ -1,0 +1,73 @@
+"""What a write at a node-local API is to the cloud: message ``write`` upwards, ``write-result`` downwards. JSON bodies.
+
+A write names the fields that it changes twice: as they were at the node and as they shall be. The cloud answers every one.
+"""
+
+from typing import Any
+
+import msgspec
+
+from proto.kit import canonical
+from proto.kit.errors import MalformedMessage
+
+KIND, RESULT = "write", "write-result"  # of the messages
+APPLIED, CONFLICT, REFUSED = "applied", "conflict", "refused"
+CREATE, PATCH, DELETE = "create", "patch", "delete"
+ADMIN_GROUP, ADMIN_PREFIX = "skerry:node-admins", "skerry:node-admin:"  # the technician at a node
+
+Json = dict[str, Any]
+
+
+class Write(msgspec.Struct, omit_defaults=True):
+    """One write, in the order of ``seq``, which this disk never gives twice."""
+
+    seq: int
+    key: str  # str(proto.names.ObjectKey)
+    api_version: str
+    kind: str
+    verb: str  # create | patch | delete
+    user: str
+    at: str  # RFC 3339, the node's clock
+    uid: str = ""  # of the object as the node knows it
+    subresource: str = ""  # patch only: "" | status | ephemeralcontainers
+    mine: Json = {}  # create: the object; patch: merge patch to what it shall be
+    base: Json = {}  # patch: merge patch back to what it was
+    grace_period_s: int | None = None  # delete
+    propagation: str = ""  # delete
+
+
+class WriteResult(msgspec.Struct, omit_defaults=True):
+    """What became of one write."""
+
+    seq: int
+    key: str
+    outcome: str  # applied | conflict | refused
+    reason: str = ""
+    message: str = ""
+    object: Json | None = None  # as the cloud holds it now; None: it is not there
+    conflict: str = ""  # name of the WriteConflict that keeps both versions
+
+
+def decode_write(body: bytes) -> Write:
+    """Raises MalformedMessage."""
+    try:
+        return msgspec.json.decode(body, type=Write)
+    except (*canonical.UNREADABLE, msgspec.ValidationError) as error:
+        raise MalformedMessage(f"a write that is none: {error}") from error
+
+
+def decode_result(body: bytes) -> WriteResult:
+    """Raises MalformedMessage."""
+    try:
+        return msgspec.json.decode(body, type=WriteResult)
+    except (*canonical.UNREADABLE, msgspec.ValidationError) as error:
+        raise MalformedMessage(f"a result that is none: {error}") from error
+
+
+def encode(message: Write | WriteResult) -> bytes:
+    return msgspec.json.encode(message)
+
+
+def mark_of(node: str) -> str:
+    """Return the annotation, on the cloud's object, that says which write of ``node`` it has seen last."""
+    return f"write.edge.skerry.io/{node}"
