@@ -1,7 +1,7 @@
 """A small HTTP/1.1 server: an asyncio Protocol on httptools that bounds everything a client can make it hold.
 
-``HttpServer(handler, limits, clock=clock)`` serves ``async handler(Request) -> Response | StreamResponse``. Requests of
-one connection are answered in order, one at a time. The peer's certificate is on the request.
+``HttpServer(handler, limits, clock=clock)`` serves ``async handler(Request) -> Response | StreamResponse | Upgrade``.
+Requests of one connection are answered in order, one at a time. The peer's certificate is on the request.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from kubeapi.http_parser import PeerCertificate, Refused, Request, RequestParser, peer_certificate
+from kubeapi.http_tunnel import Tunnel, keep_alive
 from kubeapi.http_wire import FINAL_CHUNK, Limits, Reply, encode_chunk, encode_head, finish_body
 from proto.kit.clock import Clock
 from proto.kit.daemon import Supervisor, forever
@@ -19,7 +20,7 @@ from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.kit.tls import Handshakes, ServerContext
 
-__all__ = ["HttpServer", "Limits", "PeerCertificate", "Request", "Response", "StreamResponse"]
+__all__ = ["Answer", "HttpServer", "Limits", "PeerCertificate", "Request", "Response", "StreamResponse", "Upgrade"]
 
 log = Logger("http")
 
@@ -36,12 +37,28 @@ class Response(Reply):
 
 @dataclass(slots=True)
 class StreamResponse(Reply):
-    """An answer in pieces, each written at once. The iterator is closed when the client goes or is too slow."""
+    """An answer in pieces, each written at once. The iterator is closed when the client goes or is too slow.
+
+    ``patient``: a client that reads nothing for long is not cut (a person who pauses ``logs -f``).
+    """
 
     chunks: AsyncIterator[bytes] | None = None
+    patient: bool = False
 
 
-Handler = Callable[[Request], Awaitable[Response | StreamResponse]]
+@dataclass(slots=True)
+class Upgrade(Reply):
+    """101: ``serve`` gets the raw connection, which ends when it returns. Only an answer to a request that asked for it.
+
+    ``serve`` is cancelled when the client goes. A client that reads nothing is not cut, it only gets no more.
+    """
+
+    protocol: str = ""  # for the Upgrade header
+    serve: Callable[[Tunnel], Awaitable[None]] | None = None
+
+
+Answer = Response | StreamResponse | Upgrade
+Handler = Callable[[Request], Awaitable[Answer]]
 Refuse = Callable[[int, str], Response]
 Unwelcome = Callable[[PeerCertificate], bool]
 
@@ -157,6 +174,8 @@ class Connection(asyncio.Protocol):
         self._refusal: Response | None = None  # the connection's last answer; what still comes is thrown away
         self._ended = False  # the client sends nothing more
         self._gone = False
+        self._tunnel: Tunnel | None = None  # from the request for an upgrade on
+        self._patient = False
         server.handshakes.begin(self)
 
     # asyncio.Protocol
@@ -190,17 +209,24 @@ class Connection(asyncio.Protocol):
         self.server.connections.discard(self)
         self._gone = True
         _wake(self._drained)
+        if self._tunnel is not None:
+            self._tunnel.lose()
         if self.task is not None and self._stage != "handling":
             self.task.cancel()
 
     def eof_received(self) -> bool:
         self._closing = self._ended = True
+        if self._tunnel is not None:
+            self._tunnel.end()
         # A client that half-closes still gets the answer it waits for; TLS has no half-close.
-        waits = self._queue or self._stage == "handling" or self._refusal is not None
+        waits = self._queue or self._stage == "handling" or self._tunnel is not None or self._refusal is not None
         answering = self.task is not None and not self.task.done()
         return bool(waits) and answering and self.transport.get_extra_info("ssl_object") is None
 
     def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel.feed(data)
+            return
         if self._refusal is not None or self._closing:
             return
         if not self._parser.started and not self._busy():
@@ -209,17 +235,25 @@ class Connection(asyncio.Protocol):
             self._parser.feed(data)
         except Refused as refusal:
             self._refuse(refusal)
-        self._closing = self._closing or self._parser.upgrade_asked
+        if self._parser.upgrade_asked and self._refusal is None:
+            self._closing = True
+            self._tunnel = Tunnel(self.transport)
+            self._tunnel.feed(self._parser.after_upgrade)
         if len(self._queue) >= self.limits.max_pipelined and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         self._write_paused = True
-        self._expire_in(self.limits.write_timeout_s)
+        if self._tunnel is not None:
+            self._tunnel.pause()
+        if not self._patient:
+            self._expire_in(self.limits.write_timeout_s)
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        if self._tunnel is not None:
+            self._tunnel.resume()
         self.deadline_s = float("inf")
         _wake(self._drained)
 
@@ -271,7 +305,7 @@ class Connection(asyncio.Protocol):
                 continue
             self._stage = "handling"
             keep = await self._answer(self._queue.popleft())
-            self._stage = "idle"
+            self._stage, self._patient = "idle", False
             if not keep:
                 self._refusal = None
                 return
@@ -281,6 +315,8 @@ class Connection(asyncio.Protocol):
     async def _answer(self, request: Request) -> bool:
         """Write the answer to ``request``; return whether the connection may carry another."""
         response = await self._handle(request)
+        if isinstance(response, Upgrade):
+            return await self._upgrade(request, response)
         keep = request.keep_alive and not response.close
         if isinstance(response, StreamResponse):
             try:
@@ -295,7 +331,7 @@ class Connection(asyncio.Protocol):
         await self._drain()
         return keep
 
-    async def _handle(self, request: Request) -> Response | StreamResponse:
+    async def _handle(self, request: Request) -> Answer:
         try:
             async with asyncio.timeout(self.limits.handler_timeout_s):
                 return await self.server.handler(request)
@@ -311,7 +347,9 @@ class Connection(asyncio.Protocol):
         chunked = request.version == "1.1"
         if self._gone:
             raise _Gone
-        self._stage = "streaming"
+        self._stage, self._patient = "streaming", response.patient
+        if response.patient:
+            keep_alive(self.transport)
         self.transport.write(encode_head(response, self.server.clock, keep=keep and chunked, chunked=chunked))
         if request.method == "HEAD" or response.chunks is None:
             return False
@@ -331,6 +369,21 @@ class Connection(asyncio.Protocol):
             self.transport.write(FINAL_CHUNK)
         await self._drain()
         return keep and chunked
+
+    async def _upgrade(self, request: Request, response: Upgrade) -> bool:
+        """Hand the connection over; it carries no other request."""
+        if self._gone:
+            raise _Gone
+        if self._tunnel is None or response.serve is None:
+            raise ValueError(f"{request.path} is answered with an upgrade that was not asked for")
+        self._stage, self._patient = "streaming", True
+        self.deadline_s = float("inf")
+        keep_alive(self.transport)
+        response.content_type = ""
+        response.headers += [("Connection", "Upgrade"), ("Upgrade", response.protocol)]
+        self.transport.write(encode_head(response, self.server.clock, keep=True))
+        await response.serve(self._tunnel)
+        return False
 
     async def _drain(self) -> None:
         if self._write_paused and not self._gone:

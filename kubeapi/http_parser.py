@@ -79,6 +79,7 @@ class RequestParser:
         self.peer_host = ""
         self.certificate: PeerCertificate | None = None
         self.upgrade_asked = False
+        self.after_upgrade = b""  # what followed the head that asked
         self._on_request = on_request
         self._on_head = on_head
         self._parser = httptools.HttpRequestParser(self)
@@ -95,8 +96,9 @@ class RequestParser:
             self._head_bytes += len(chunk)
         try:
             self._parser.feed_data(chunk)
-        except httptools.HttpParserUpgrade:
+        except httptools.HttpParserUpgrade as upgrade:
             self.upgrade_asked = True
+            self.after_upgrade = chunk[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             raise cause if isinstance(cause, Refused) else Refused(400, "the request cannot be read") from error

@@ -2,11 +2,14 @@
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from kubeapi.http import Limits, Request, Response, StreamResponse
+from kubeapi.http import Limits, Request, Response, StreamResponse, Upgrade
+from kubeapi.http_tunnel import Tunnel
 from tests.kit.clock import ManualClock
 from tests.kit.wait import eventually
 from tests.unit.kubeapi_http.conftest import serving
@@ -216,6 +219,109 @@ async def test_an_upgrade_is_answered_as_a_plain_request_and_closed() -> None:
         answer = await raw.rest()
         assert answer.count(b"HTTP/1.1 200") == 1
         assert answer.endswith(b"GET /a ")
+
+
+UPGRADE = b"POST /exec HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n"
+
+
+def upgrading(serve: Callable[[Tunnel], Awaitable[None]]) -> Callable[[Request], Awaitable[Upgrade]]:
+    async def handler(_: Request) -> Upgrade:
+        return Upgrade(101, protocol="raw", serve=serve)
+
+    return handler
+
+
+async def test_an_upgrade_hands_over_the_connection_with_what_was_sent_ahead() -> None:
+    async def shout(tunnel: Tunnel) -> None:
+        while data := await tunnel.read():
+            await tunnel.write(data.upper())
+
+    async with serving(upgrading(shout)) as (_, raw):
+        await raw.send(UPGRADE + b"ahead")
+        head = await raw.head()
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert b"\r\nConnection: Upgrade\r\nUpgrade: raw\r\n" in head
+        assert b"Content-Length" not in head
+        assert await raw.reader.readexactly(5) == b"AHEAD"
+        await raw.send(b"later")
+        assert await raw.end() == b"LATER"
+
+
+async def test_an_upgraded_connection_ends_when_its_server_is_done() -> None:
+    async def once(tunnel: Tunnel) -> None:
+        await tunnel.write(await tunnel.read())
+
+    async with serving(upgrading(once)) as (_, raw):
+        await raw.send(UPGRADE + b"one")
+        await raw.head()
+        assert await raw.rest() == b"one"
+
+
+async def test_a_client_that_leaves_an_upgraded_connection_ends_its_server() -> None:
+    ended = asyncio.Event()
+
+    async def patient(tunnel: Tunnel) -> None:
+        try:
+            await tunnel.write(b"x")
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with serving(upgrading(patient)) as (_, raw):
+        await raw.send(UPGRADE)
+        await raw.head()
+        reset_on_close = struct.pack("ii", 1, 0)
+        raw.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
+        raw.close()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_an_upgraded_client_that_reads_nothing_stops_the_writer_and_is_not_cut() -> None:
+    """HTTP-3"""
+    clock, written = ManualClock(), 0
+
+    async def flood(tunnel: Tunnel) -> None:
+        nonlocal written
+        for _ in range(400):
+            await tunnel.write(b"z" * 65536)
+            written += 1
+
+    async with serving(upgrading(flood), clock=clock) as (server, raw):
+        await raw.send(UPGRADE)
+        await raw.head()
+        await eventually(lambda: any(c._write_paused for c in server.connections))
+        clock.advance(120)
+        await server.sweep()
+        assert written < 400
+        assert len(server.connections) == 1
+        assert len(await raw.rest()) == 400 * 65536
+
+
+async def test_an_upgraded_server_that_reads_nothing_stops_its_client() -> None:
+    done = asyncio.Event()
+
+    async def deaf(_: Tunnel) -> None:
+        await done.wait()
+
+    async with serving(upgrading(deaf)) as (server, raw):
+        await raw.send(UPGRADE)
+        await raw.head()
+        raw.writer.write(bytes(32 << 20))
+        (connection,) = server.connections
+        tunnel = connection._tunnel
+        assert tunnel is not None
+        await eventually(lambda: tunnel._paused)
+        assert tunnel._held_bytes < 1 << 20
+        done.set()
+
+
+async def test_an_upgrade_that_nobody_asked_for_is_an_internal_error() -> None:
+    async def nothing(_: Tunnel) -> None: ...
+
+    async with serving(upgrading(nothing)) as (server, raw):
+        await raw.send(GET)
+        assert await raw.rest() == b""
+        assert server.refused.value("http", "failed") == 1
 
 
 async def test_a_header_value_cannot_start_a_new_line() -> None:
