@@ -7,7 +7,7 @@ WORKERS ?= 2
 EPISODES ?= 500
 SEEDS ?= 20000
 
-.PHONY: help setup demo up test test-fresh unit e2e chaos-short sim chaos lint fmt bench lock crds clean
+.PHONY: help setup demo up test test-fresh unit e2e chaos-short sim chaos lint fmt bench deb lock crds clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 24
@@ -59,6 +59,9 @@ lint: .venv/.dev
 fmt: .venv/.dev ## format the code
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
+
+deb: .venv/.dev ## build the Debian packages of both daemons into build/deb/
+	@$(PY) -m deploy.deb.build
 
 lock: .venv/.dev ## write requirements/*.txt anew: hashes for all platforms, no URLs
 	@deploy/lock.sh
