@@ -1,0 +1,131 @@
+"""Images without a registry: an OCI layout or docker-save archive into the runtime's store.
+
+CRI has no call for it. containerd has one that its own client ``ctr`` speaks; CRI-O has none at all.
+"""
+
+import asyncio
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from edgecore.pods.runtime import Image, RuntimeAway, RuntimeRefused, Version
+
+NAMESPACE = "k8s.io"  # where the CRI plugin looks
+IMPORT_S = 1800.0
+MAX_INDEX_BYTES = 4 << 20
+MAX_MEMBERS = 100_000
+MAX_OUTPUT_CHARS = 500
+NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+BAD_ARCHIVE = "InvalidArchive"
+
+
+class Runtime(Protocol):
+    """What of the runtime an import needs."""
+
+    async def version(self) -> Version: ...
+    async def image(self, reference: str) -> Image | None: ...
+
+
+async def import_archive(runtime: Runtime, socket: Path, archive: Path) -> list[str]:
+    """Return the references that are present afterwards. Raises RuntimeRefused with what to do instead."""
+    references = await asyncio.to_thread(references_in, archive)
+    name = (await runtime.version()).name
+    if name != "containerd":
+        raise RuntimeRefused(
+            f"{name} takes no archives over its socket; run: skopeo copy docker-archive:{archive} "
+            f"containers-storage:{references[0]} (or oci-archive:{archive})",
+            "NotSupported",
+        )
+    program = _client()
+    if not program:
+        raise RuntimeRefused(
+            f"importing needs containerd's client 'ctr' on this machine; with it: "
+            f"ctr -a {socket} -n {NAMESPACE} images import {archive}",
+            "NotSupported",
+        )
+    await _run([*program, "-a", str(socket), "-n", NAMESPACE, "images", "import", str(archive)])
+    missing = [reference for reference in references if await runtime.image(reference) is None]
+    if missing:
+        raise RuntimeRefused(f"after the import the runtime still does not have {', '.join(missing)}", BAD_ARCHIVE)
+    return references
+
+
+def references_in(archive: Path) -> list[str]:
+    """Return the image references that ``archive`` names. Raises RuntimeRefused."""
+    try:
+        indexes = _read_indexes(archive)
+    except OSError as error:
+        raise RuntimeRefused(f"cannot read {archive}: {error.strerror or error}", BAD_ARCHIVE) from error
+    except (tarfile.TarError, EOFError, ValueError, msgspec.MsgspecError) as error:
+        raise RuntimeRefused(f"{archive} is no image archive: {error}", BAD_ARCHIVE) from error
+    found = _oci_names(indexes.get("index.json")) or _docker_names(indexes.get("manifest.json"))
+    if not indexes:
+        raise RuntimeRefused(f"{archive} is no image archive: no index.json or manifest.json in it", BAD_ARCHIVE)
+    if not found:
+        raise RuntimeRefused(
+            f"{archive} names no image; save it with a name, as in: docker save -o {archive.name} NAME:TAG", BAD_ARCHIVE
+        )
+    return found
+
+
+def _read_indexes(archive: Path) -> dict[str, Any]:
+    indexes: dict[str, Any] = {}
+    with tarfile.open(archive, "r:*") as tar:
+        for count, member in enumerate(tar):
+            if count > MAX_MEMBERS:
+                raise ValueError(f"more than {MAX_MEMBERS} files")
+            name = member.name.removeprefix("./")
+            if name not in {"index.json", "manifest.json"} or not member.isfile():
+                continue
+            if member.size > MAX_INDEX_BYTES:
+                raise ValueError(f"{name} is larger than {MAX_INDEX_BYTES} bytes")
+            source = tar.extractfile(member)
+            assert source is not None
+            indexes[name] = msgspec.json.decode(source.read(MAX_INDEX_BYTES))
+    return indexes
+
+
+def _oci_names(index: Any) -> list[str]:
+    manifests = index.get("manifests") if isinstance(index, dict) else None
+    names: list[str] = []
+    for manifest in manifests if isinstance(manifests, list) else []:
+        annotations = manifest.get("annotations") if isinstance(manifest, dict) else None
+        if isinstance(annotations, dict):
+            full = (annotations.get(key) for key in NAME_ANNOTATIONS)
+            names += [next((name for name in full if isinstance(name, str) and ":" in name), "")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _docker_names(manifest: Any) -> list[str]:
+    tags: list[str] = []
+    for image in manifest if isinstance(manifest, list) else []:
+        listed = image.get("RepoTags") if isinstance(image, dict) else None
+        tags += [tag for tag in listed or [] if isinstance(tag, str)] if isinstance(listed, list) else []
+    return list(dict.fromkeys(tags))
+
+
+def _client() -> list[str]:
+    if found := shutil.which("ctr"):
+        return [found]
+    return [found, "ctr"] if (found := shutil.which("k3s")) else []
+
+
+async def _run(argv: list[str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(IMPORT_S):
+            output, _ = await process.communicate()
+    except TimeoutError as error:
+        raise RuntimeAway(f"the import did not end within {IMPORT_S:.0f} s") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        said = output.decode(errors="replace").strip()[-MAX_OUTPUT_CHARS:]
+        raise RuntimeRefused(f"containerd refuses the archive: {said}", BAD_ARCHIVE)

@@ -1,0 +1,254 @@
+"""exec, attach and port-forward: the client's side of Kubernetes' SPDY protocols towards the runtime's streaming server.
+
+CRI answers such a call with a URL that is good once. Remote commands speak v4.channel.k8s.io (one SPDY stream per channel,
+a metav1.Status on the error stream), port-forward speaks portforward.k8s.io (a pair of streams, data and error).
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from edgecore.pods.runtime import RuntimeAway, RuntimeRefused
+from kubeapi.streaming import spdy
+from proto.kit.channels import DATA, ERROR, RESIZE, STDERR, STDIN, STDOUT, ChannelsClosed, Chunk
+
+Dial = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+COMMAND_PROTOCOL = "v4.channel.k8s.io"
+FORWARD_PROTOCOL = "portforward.k8s.io"
+OPEN_S = 10.0
+READ_BYTES = 64 << 10
+MAX_HEAD_BYTES = 16 << 10
+MAX_STATUS_BYTES = 64 << 10
+STREAM_TYPES = {ERROR: "error", RESIZE: "resize", STDIN: "stdin", STDOUT: "stdout", STDERR: "stderr"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Which channels a remote command has."""
+
+    stdin: bool
+    stdout: bool
+    stderr: bool
+    tty: bool
+
+    def channels(self) -> list[int]:
+        wanted = ((ERROR, True), (RESIZE, self.tty), (STDIN, self.stdin), (STDOUT, self.stdout), (STDERR, self.stderr))
+        return [channel for channel, wants in wanted if wants]
+
+
+class SpdyChannels:
+    """Channels over one SPDY connection. Nothing is read ahead: a slow reader slows the container's writer."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._spdy = spdy.SpdyConnection(client=True)
+        self._stream_of: dict[int, int] = {}
+        self._channel_of: dict[int, int] = {}
+        self._ended: set[int] = set()  # channels that the runtime ended
+        self._inbox: deque[Chunk] = deque()
+        self._error = b""  # the error stream so far; passed on whole
+        self._room = asyncio.Event()  # set when the runtime let us send more
+        self._closed: str | None = None
+
+    def open(self, channel: int, headers: spdy.Headers, *, fin: bool = False) -> None:
+        stream = self._spdy.open(headers, fin=fin)
+        self._stream_of[channel], self._channel_of[stream] = stream, channel
+
+    async def flush(self) -> None:
+        """Send what is due. Raises ChannelsClosed."""
+        if out := self._spdy.take():
+            self._writer.write(out)
+        try:
+            await self._writer.drain()
+        except OSError as error:
+            raise ChannelsClosed(f"the container runtime cut the connection: {error}") from error
+
+    async def read(self) -> Chunk | None:
+        while not self._inbox:
+            if self._closed is not None:
+                if self._closed:
+                    raise ChannelsClosed(self._closed)
+                return None
+            await self._receive()
+        chunk = self._inbox.popleft()
+        if chunk.data and (stream := self._stream_of.get(chunk.channel)) is not None:
+            self._spdy.consumed(stream, len(chunk.data))
+        return chunk
+
+    async def write(self, channel: int, data: bytes) -> None:
+        stream = self._stream_of.get(channel)
+        if stream is None or channel in self._ended:
+            return  # nobody reads it there: as a pipe whose reader closed, but the call goes on
+        view = memoryview(data)
+        while view:
+            await self._has_room(stream)
+            piece = bytes(view[: min(READ_BYTES, self._spdy.sendable(stream))])
+            self._send(stream, piece, fin=False)
+            view = view[len(piece) :]
+            await self.flush()
+
+    async def finish(self, channel: int) -> None:
+        stream = self._stream_of.get(channel)
+        if stream is None or channel in self._ended:
+            return
+        self._send(stream, b"", fin=True)
+        await self.flush()
+
+    async def close(self, error: str = "") -> None:
+        if self._closed is None:
+            self._closed = error
+        self._room.set()
+        self._writer.close()
+
+    async def _has_room(self, stream: int) -> None:
+        while not self._spdy.sendable(stream):
+            if self._closed is not None or self._channel_of[stream] in self._ended:
+                raise ChannelsClosed(self._closed or "the container runtime ended the stream")
+            self._room.clear()
+            await self._room.wait()
+
+    def _send(self, stream: int, data: bytes, *, fin: bool) -> None:
+        if self._closed is not None:
+            raise ChannelsClosed(self._closed or "closed")
+        try:
+            self._spdy.send(stream, data, fin=fin)
+        except spdy.SpdyError as error:
+            raise ChannelsClosed(str(error)) from error
+
+    async def _receive(self) -> None:
+        try:
+            received = await self._reader.read(READ_BYTES)
+            events = self._spdy.receive(received)
+        except (OSError, spdy.SpdyError) as error:
+            self._over(f"the container runtime cut the connection: {error}")
+            return
+        for event in events:
+            self._on(event)
+        if not received:
+            self._over()
+        self._room.set()
+        await self.flush()
+
+    def _on(self, event: spdy.Event) -> None:
+        if isinstance(event, spdy.Data | spdy.Replied | spdy.Reset):
+            channel = self._channel_of.get(event.stream)
+            if channel is None:
+                return
+            if isinstance(event, spdy.Data) and event.data:
+                self._arrived(channel, event.data)
+            if isinstance(event, spdy.Reset) or event.fin:
+                self._end(channel)
+
+    def _arrived(self, channel: int, data: bytes) -> None:
+        if channel == ERROR:
+            self._error = (self._error + data)[:MAX_STATUS_BYTES]
+        else:
+            self._inbox.append(Chunk(channel, data))
+
+    def _end(self, channel: int) -> None:
+        if channel in self._ended:
+            return
+        self._ended.add(channel)
+        if channel != ERROR:
+            self._inbox.append(Chunk(channel, b""))
+        elif self._error:
+            self._inbox.append(Chunk(ERROR, self._error))
+        self._after(channel)
+
+    def _after(self, channel: int) -> None:
+        """Decide whether the end of ``channel`` ends the call."""
+        raise NotImplementedError
+
+    def _over(self, reason: str = "") -> None:
+        """Take note that nothing more comes."""
+        for channel in self._channel_of.values():
+            self._end(channel)
+        if self._closed is None:
+            self._closed = reason
+
+
+class _CommandChannels(SpdyChannels):
+    """The error stream's status is the last word: what the command wrote was sent before it."""
+
+    def _after(self, channel: int) -> None:
+        if channel == ERROR and self._closed is None:
+            self._closed = "" if self._error else "the container runtime ended the call without a status"
+
+
+class _ForwardChannels(SpdyChannels):
+    """Ends once both streams have ended."""
+
+    def _after(self, channel: int) -> None:  # noqa: ARG002  either may be the later one
+        if self._closed is None and self._ended >= {DATA, ERROR}:
+            self._closed = ""
+
+
+async def remote_command(dial: Dial, url: str, shape: Shape) -> SpdyChannels:
+    """Open exec or attach. Raises RuntimeAway, RuntimeRefused."""
+    channels = _CommandChannels(*await _upgraded(dial, url, COMMAND_PROTOCOL))
+    for channel in shape.channels():
+        channels.open(channel, {"streamtype": STREAM_TYPES[channel]})
+    await _begin(channels)
+    return channels
+
+
+async def port_forward(dial: Dial, url: str, port: int) -> SpdyChannels:
+    """Open one TCP connection to ``port`` of a pod. Raises RuntimeAway, RuntimeRefused."""
+    channels = _ForwardChannels(*await _upgraded(dial, url, FORWARD_PROTOCOL))
+    pair = {"port": str(port), "requestid": "0"}
+    channels.open(ERROR, {"streamtype": "error", **pair}, fin=True)
+    channels.open(DATA, {"streamtype": "data", **pair})
+    await _begin(channels)
+    return channels
+
+
+async def _begin(channels: SpdyChannels) -> None:
+    try:
+        await channels.flush()
+    except ChannelsClosed as error:
+        await channels.close()
+        raise RuntimeAway(str(error)) from error
+
+
+async def _upgraded(dial: Dial, url: str, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    parts = urlsplit(url)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    target = parts.path + (f"?{parts.query}" if parts.query else "")
+    head = (
+        f"POST {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+        f"X-Stream-Protocol-Version: {protocol}\r\nContent-Length: 0\r\n\r\n"
+    )
+    try:
+        async with asyncio.timeout(OPEN_S):
+            reader, writer = await dial(host, port)
+            try:
+                writer.write(head.encode("ascii"))
+                await _expect_switch(reader)
+            except BaseException:
+                writer.close()
+                raise
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        raise RuntimeAway(
+            f"the container runtime's streaming server at {host}:{port} does not answer: {error}"
+        ) from error
+    return reader, writer
+
+
+async def _expect_switch(reader: asyncio.StreamReader) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    status = head.split(b"\r\n", 1)[0].decode("latin-1")
+    if status.split(" ")[1:2] == ["101"]:
+        return
+    body = (await reader.read(MAX_HEAD_BYTES)).decode(errors="replace").strip()
+    raise RuntimeRefused(f"the container runtime refuses the call: {status} {body}")
+
+
+def resize(width: int, height: int) -> bytes:
+    """Return the bytes of the RESIZE channel that set a terminal's size."""
+    sizes: dict[str, Any] = {"Width": width, "Height": height}
+    return json.dumps(sizes).encode() + b"\n"

@@ -1,0 +1,145 @@
+"""One gRPC connection to a CRI socket: calls with deadlines and a bound on answers, errors in the words of the port.
+
+A hanging or missing runtime is RuntimeAway; the next call connects again by itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from grpclib.client import Channel, Stream, UnaryStreamMethod, UnaryUnaryMethod
+from grpclib.config import Configuration
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+
+from edgecore.pods.runtime import NoSuch, RuntimeAway, RuntimeRefused
+from proto.gen import cri_pb2 as pb
+
+MAX_ANSWER_BYTES = 16 << 20  # what kubelet allows too
+QUICK_S = 10.0  # lists and statuses: a runtime that needs longer hangs
+WINDOW_BYTES = 256 << 10  # of HTTP/2; answers are small, and 4 MiB a stream would be memory
+NOT_YET = "not initialized yet"  # containerd serves the socket before its CRI plugin is ready
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class Unimplemented(RuntimeRefused):
+    """The runtime does not have this call."""
+
+    code = "Unimplemented"
+
+
+class TooLong(RuntimeAway):
+    """The runtime itself ended the call at a deadline."""
+
+    code = "TooLong"
+
+
+class Connection:
+    """Calls by name. ``quick`` calls that time out also drop the connection: whatever holds it is stuck."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self._missing: set[str] = set()
+        self._channel: Channel | None = None
+
+    async def call(self, name: str, request: Message, answer: type[Answer], deadline_s: float = QUICK_S) -> Answer:
+        """Return the answer of a RuntimeService call. Raises RuntimeAway, RuntimeRefused, NoSuch, Unimplemented, TooLong."""
+        return await self._unary(f"/runtime.v1.RuntimeService/{name}", request, answer, deadline_s)
+
+    async def image_call(
+        self, name: str, request: Message, answer: type[Answer], deadline_s: float = QUICK_S
+    ) -> Answer:
+        """Return the answer of an ImageService call. Raises as ``call``."""
+        return await self._unary(f"/runtime.v1.ImageService/{name}", request, answer, deadline_s)
+
+    def lacks(self, name: str) -> bool:
+        """Whether the runtime once said that it does not have the RuntimeService call ``name``."""
+        return f"/runtime.v1.RuntimeService/{name}" in self._missing
+
+    async def close(self) -> None:
+        self._drop()
+
+    async def _unary(self, path: str, request: Message, answer: type[Answer], deadline_s: float) -> Answer:
+        with self._translated(path, quick=deadline_s <= QUICK_S):
+            async with asyncio.timeout(deadline_s):
+                method = UnaryUnaryMethod(self._connected(), path, type(request), answer)
+                async with method.open(timeout=deadline_s) as stream:
+                    await stream.send_message(request, end=True)
+                    _bound(stream)
+                    received = await stream.recv_message()
+        if received is None:
+            raise RuntimeRefused(f"the container runtime answered {path.rpartition('/')[2]} with nothing")
+        return received
+
+    @asynccontextmanager
+    async def events(self) -> AsyncIterator[Callable[[], Awaitable[pb.ContainerEventResponse | None]]]:
+        """Open GetContainerEvents; yields a function that waits for the next event (None: the runtime ended it).
+
+        Raises as ``call``, also inside the block.
+        """
+        path = "/runtime.v1.RuntimeService/GetContainerEvents"
+        with self._translated(path, quick=False):
+            method = UnaryStreamMethod(self._connected(), path, pb.GetEventsRequest, pb.ContainerEventResponse)
+            async with method.open() as stream:
+                async with asyncio.timeout(QUICK_S):
+                    await stream.send_message(pb.GetEventsRequest(), end=True)
+                _bound(stream)
+                yield stream.recv_message
+                await stream.cancel()
+
+    def _connected(self) -> Channel:
+        if self._channel is None:
+            windows = Configuration(http2_connection_window_size=WINDOW_BYTES, http2_stream_window_size=WINDOW_BYTES)
+            self._channel = Channel(path=str(self.socket), config=windows)
+        return self._channel
+
+    def _drop(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    @contextmanager
+    def _translated(self, path: str, *, quick: bool) -> Iterator[None]:
+        name = path.rpartition("/")[2]
+        try:
+            yield
+        except GRPCError as error:
+            if error.status is Status.UNIMPLEMENTED:
+                self._missing.add(path)
+            raise _refusal(name, error) from error
+        except TimeoutError as error:
+            if quick:
+                self._drop()
+            raise RuntimeAway(f"the container runtime does not answer {name} at {self.socket}") from error
+        except (OSError, StreamTerminatedError, ProtocolError) as error:
+            raise RuntimeAway(f"no container runtime at {self.socket}: {error}") from error
+
+
+def _refusal(name: str, error: GRPCError) -> Exception:
+    text = error.message or error.status.name
+    if error.status is Status.NOT_FOUND:
+        return NoSuch(text)
+    if error.status is Status.UNIMPLEMENTED:
+        return Unimplemented(f"this container runtime has no {name}")
+    if error.status is Status.DEADLINE_EXCEEDED:
+        return TooLong(text)
+    if error.status is Status.UNAVAILABLE or NOT_YET in text:
+        return RuntimeAway(f"the container runtime is not ready: {text}")
+    return RuntimeRefused(text)
+
+
+def _bound(stream: Stream[Any, Any]) -> None:
+    """Refuse an answer by its length prefix: grpclib itself would gather up to 4 GiB."""
+    wire: Any = stream._stream  # noqa: SLF001  there is no public door
+    receive = wire.recv_data
+
+    async def bounded(size: int) -> bytes:
+        if size > MAX_ANSWER_BYTES:
+            raise RuntimeRefused(f"the container runtime's answer has {size} bytes; {MAX_ANSWER_BYTES} are taken")
+        return await receive(size)  # type: ignore[no-any-return]
+
+    wire.recv_data = bounded
