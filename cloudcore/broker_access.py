@@ -55,18 +55,31 @@ class BrokerAccess:
         """Whether ``identity`` may publish to a topic, subscribe with a filter, or be sent a message of a topic."""
         if identity.name == CLOUD_USER:
             allowed = verb == "receive" or self._cloud(verb, topic)
-        elif verb == "receive":
-            allowed = ("subscribe", topic) in self._rights.get(identity.client_id, ())
         else:
-            allowed = (verb, topic) in self._rights.get(identity.client_id, ())
+            allowed = self._node(identity.client_id, verb, topic)
         if not allowed:
             self._denied.inc(verb)
         return allowed
+
+    def _node(self, node: str, verb: Verb, topic: str) -> bool:
+        rights = self._rights.get(node, ())
+        asked = "subscribe" if verb == "receive" else verb
+        if (asked, topic) in rights:
+            return verb == "subscribe" or "+" not in topic
+        if verb == "subscribe" or not topics.is_stream(topic):
+            return False
+        try:
+            address = topics.parse_stream(topic)
+        except MalformedMessage:
+            return False
+        return address.node == node and address.leg == ("down" if verb == "receive" else "up")
 
     def _cloud(self, verb: Verb, topic: str) -> bool:
         if verb == "subscribe":
             return (verb, topic) in self._rights[CLOUD_USER]
         try:
+            if topics.is_stream(topic):
+                return topics.parse_stream(topic).leg == "down"
             return topics.parse(topic).leg in ("down", "presence")
         except MalformedMessage:
             return False

@@ -61,7 +61,7 @@ async def pipe(a: Channels, b: Channels) -> None:
         return ""
 
     tasks = {asyncio.create_task(one_way(a, b)), asyncio.create_task(one_way(b, a))}  # noqa: TID251  both end here
-    reason = ""
+    reason = "broken off"  # by a failure or a cancellation: never an orderly end
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         reason = next((task.result() for task in done if task.result()), "")

@@ -11,12 +11,13 @@ from proto.kit.clock import Clock
 from proto.kit.errors import MalformedMessage, Retryable, Terminal
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
-from proto.link.broker import Broker, Connection, Inbound
+from proto.link.broker import Broker, Connection, Inbound, Refused
 from proto.link.feeds import CloudOutlet
 from proto.link.log import CloudLog
 from proto.link.peers import Jobs, Peer, size
 from proto.link.replica import CloudReplica
 from proto.link.settings import LinkSettings
+from proto.link.streams import CloudStreams
 from proto.session import (
     Alarm,
     CloudState,
@@ -71,6 +72,7 @@ class CloudLink:
         client_id: str = "cloudcore",
     ) -> None:
         self.settings = settings
+        self.streams = CloudStreams(settings, clock=clock, rng=rng, metrics=metrics)
         self._broker = broker
         self._log = log
         self._replica = replica
@@ -147,7 +149,9 @@ class CloudLink:
                     connection = await self._broker.connect(self._client_id, keep_alive_s=keep_alive_s)
                     for topic_filter in topics.CLOUD_FILTERS:
                         await connection.subscribe(topic_filter)
+                    await self._subscribe_streams(connection)
                 self._connection, self._unsent_bytes = connection, 0
+                self.streams.reconnected(self._publish_stream)
                 backoff.reset()
                 told = ""
                 while True:
@@ -159,12 +163,25 @@ class CloudLink:
                     told = text
             finally:
                 self._connection = None
+                self.streams.disconnected()
             await self._clock.sleep(backoff.next_s())
+
+    async def _subscribe_streams(self, connection: Connection) -> None:
+        """A broker whose rights are of an older release refuses them: the rest of the link goes on."""
+        try:
+            await connection.subscribe(topics.STREAMS_UP_FILTER, 0)
+            self.streams.unavailable = ""
+        except Refused as error:
+            self.streams.unavailable = f"the broker refuses streams: {error}"
+            log_.warning("no logs and exec: the broker refuses streams", error=error)
 
     def _received(self, message: Inbound) -> None:
         message.ack()
         self._frames.inc("in")
         try:
+            if topics.is_stream(message.topic):
+                self.streams.received(message.topic, message.payload)
+                return
             node, leg = topics.parse(message.topic)
             peer = self._peer(node)
             if peer is None:
@@ -242,6 +259,9 @@ class CloudLink:
                 peer.states.clear()
                 peer.messages.clear()
                 peer.backlog_bytes = 0
+                self.streams.ended(peer.node, effect.reason)
+            else:
+                self.streams.opened(peer.node, peer.session.tag, self._publish_stream)
             peer.tell.append(effect)
             self._jobs.queue(peer, "tell")
         elif isinstance(effect, Alarm):
@@ -272,6 +292,10 @@ class CloudLink:
                 settled.exception()
 
         future.add_done_callback(done)
+
+    def _publish_stream(self, topic: str, payload: bytes) -> None:
+        if self._connection is not None:
+            self._connection.publish(topic, payload, qos=0).add_done_callback(_quiet)
 
     def _deliver(self, peer: Peer, effect: Deliver) -> None:
         peer.backlog_bytes += size(effect)
@@ -308,6 +332,12 @@ class CloudLink:
                 if peer.outlet.dirty and peer.session.state is CloudState.LIVE:
                     self._guarded(peer, partial(peer.session.wake, now_s))
             self._jobs.retry(now_s)
+            self.streams.tick()
 
     def _live(self) -> float:
         return sum(peer.session.state is CloudState.LIVE for peer in self._peers.values())
+
+
+def _quiet(future: "asyncio.Future[None]") -> None:
+    if not future.cancelled():
+        future.exception()

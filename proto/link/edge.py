@@ -15,12 +15,13 @@ from proto.kit.errors import MalformedMessage, Retryable, Terminal
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.link import inbox, outbox
-from proto.link.broker import Broker, Connection, Will
+from proto.link.broker import Broker, Connection, Inbound, Refused, Will
 from proto.link.edge_store import EdgeStore
 from proto.link.feeds import EdgeOutlet
 from proto.link.outbox import Outbox
 from proto.link.replica import EdgeReplica
 from proto.link.settings import LinkSettings
+from proto.link.streams import EdgeStreams
 from proto.session import Adopt, Announce, Deliver, Differ, Drop, EdgeState, Effect, Ended, Opened, Send, Settled
 from proto.session_edge import NONCES, EdgeSession
 
@@ -68,6 +69,7 @@ class EdgeLink:
         self.outbox = Outbox(settings, clock=clock, metrics=metrics, read=db.read)
         self.outbox.wake = self._wake
         self.session: EdgeSession | None = None
+        self.streams: EdgeStreams | None = None  # set before ``run``: what serves logs, exec and the like
         self._broker = broker
         self._db = db
         self._replica = replica
@@ -99,6 +101,8 @@ class EdgeLink:
             group.create_task(self._keep_connected(self.session), name="link connection")
             self.store.start(group, self.session)
             group.create_task(self._timers(self.session), name="link timers")
+            if self.streams is not None:
+                group.create_task(self.streams.run(), name="link streams")
 
     def status(self) -> LinkStatus:
         """Return the present state; cheap, for the loop's thread."""
@@ -147,12 +151,13 @@ class EdgeLink:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await connection.subscribe(topics.down(self.node))
+                await self._subscribe_streams(connection)
             self._connection = connection
             async with asyncio.timeout(None) as self._scope:
                 self._perform(session, session.connected(number, self._clock.now_s()))
                 while True:
                     message = await connection.receive()
-                    self._received(session, message.payload)
+                    self._received(session, message)
                     message.ack()
         except asyncio.CancelledError:
             await self._quietly(connection.publish(topics.presence(self.node), gone, retain=True))
@@ -171,10 +176,23 @@ class EdgeLink:
         except (Retryable, Terminal, TimeoutError):
             return
 
-    def _received(self, session: EdgeSession, payload: bytes) -> None:
+    async def _subscribe_streams(self, connection: Connection) -> None:
+        """A broker whose rights are of an older release refuses them: the rest of the link goes on."""
+        if self.streams is None:
+            return
+        try:
+            await connection.subscribe(topics.streams(self.node, "down"), 0)
+        except Refused as error:
+            log.warning("no logs and exec from the cloud: the broker refuses streams", node=self.node, error=error)
+
+    def _received(self, session: EdgeSession, message: Inbound) -> None:
         self._frames.inc("in")
         try:
-            frame = codec.decode(payload, max_bytes=self.settings.frame_bytes)
+            if topics.is_stream(message.topic):
+                if self.streams is not None:
+                    self.streams.received(message.topic, message.payload)
+                return
+            frame = codec.decode(message.payload, max_bytes=self.settings.frame_bytes)
             self._guarded(session, lambda: session.receive(frame, self._clock.now_s()))
         except MalformedMessage as error:
             self._refused.inc("malformed")
@@ -217,15 +235,18 @@ class EdgeLink:
             self._backoff.reset()
             self._error = ""
             log.info("link up", node=self.node, epoch=effect.epoch)
+            if self.streams is not None and session.exchange is not None:
+                self.streams.opened(self.node, session.exchange.tag, self._publish_stream)
         elif isinstance(effect, Ended):
             self._since_s = self._clock.now_s()
             self.store.ended()
+            if self.streams is not None:
+                self.streams.ended(effect.reason)
             self._error = effect.reason
             log.info("link down", node=self.node, epoch=effect.epoch, reason=effect.reason)
         elif isinstance(effect, Drop) and self._connection is not None:
             self._error, self._pause_s = effect.reason, effect.pause_s
             self._scope.reschedule(asyncio.get_running_loop().time())
-        del session
 
     def _send(self, effect: Send) -> None:
         connection = self._connection
@@ -234,6 +255,10 @@ class EdgeLink:
         self._frames.inc("out")
         future = connection.publish(topics.up(self.node), codec.encode(effect.frame), qos=effect.qos)
         future.add_done_callback(self._puback if effect.qos else _quiet)
+
+    def _publish_stream(self, topic: str, payload: bytes) -> None:
+        if self._connection is not None:
+            self._connection.publish(topic, payload, qos=0).add_done_callback(_quiet)
 
     def _puback(self, future: "asyncio.Future[None]") -> None:
         if future.cancelled() or future.exception() is not None:
@@ -264,6 +289,8 @@ class EdgeLink:
             now = self._clock.now_s()
             await self._clock.sleep(TICK_S if due is None else min(max(due - now, 0.01), TICK_S))
             self._guarded(session, partial(session.tick, self._clock.now_s()))
+            if self.streams is not None:
+                self.streams.tick()
 
     def _marks(self) -> tuple[Mark, ...]:
         return self._db.read(inbox.marks)

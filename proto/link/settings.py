@@ -48,3 +48,10 @@ class LinkSettings(Struct, frozen=True, kw_only=True):
         int, Meta(description="hellos that the cloud works on at once; the others wait their turn")
     ] = 32
     max_nodes: Annotated[int, Meta(description="nodes that one cloudcore serves; more are told to wait")] = 10_000
+    max_streams: Annotated[
+        int, Meta(ge=1, le=1024, description="byte streams (logs, exec, port-forward) of one node at once")
+    ] = 128
+    stream_window_bytes: Annotated[
+        int, Meta(ge=64 << 10, description="what one stream may send before it is read at the other end")
+    ] = 256 << 10
+    stream_open_s: Annotated[float, Meta(ge=2, description="how long a node may take to open a stream")] = 30.0

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import paho.mqtt.client as paho
 import pytest
@@ -17,8 +18,13 @@ from tests.kit.access import NODES, Client, World, embedded, make_world, mosquit
 MARKS = count()
 NOBODY = ("no certificate", "foreign gw-1", "expired gw-1", "gw-3", "replaced gw-4", "server")
 LET_IN = ("gw-1", "cloud", "admin")
+STREAM_LEGS: tuple[Literal["up"], Literal["down"]] = ("up", "down")
+STREAMS = [topics.stream(node, 7, leg) for node in NODES[:2] for leg in STREAM_LEGS]
 TOPICS = [
     *(topic(node) for node in NODES[:2] for topic in (topics.up, topics.down, topics.presence)),
+    *STREAMS,
+    "skerry/1/gw-1/s/up",
+    "skerry/1/gw-1/s/0000000000000007/up/more",
     "skerry/1/gw-1",
     "skerry/1/gw-1/up/more",
     "skerry/1/gw-1/s/1/data",
@@ -40,6 +46,12 @@ FILTERS = [
     "skerry/1/+/presence",
     "skerry/1/gw-2/#",
     "skerry/1/gw-1/+",
+    "skerry/1/gw-1/s/#",
+    "skerry/1/gw-1/s/+/+",
+    "skerry/1/gw-1/s/+/down",
+    "skerry/1/gw-2/s/+/down",
+    "skerry/1/+/s/+/up",
+    "skerry/1/+/s/+/down",
     "skerry/+/gw-2/down",
     "$share/g/skerry/1/+/up",
     "$share/g/skerry/1/gw-2/down",
@@ -50,7 +62,9 @@ FILTERS = [
 
 
 def may_publish(who: str, topic: str) -> bool:
-    """The specification: a node to its own two topics, the cloud to every node's down and presence."""
+    """The specification: a node to its own two topics and its streams up, the cloud to every node's down, presence and streams down."""
+    if topic in STREAMS:
+        return topic.endswith("/down") if who == "cloud" else topic == topics.stream(who, 7, "up")
     if who == "cloud":
         return topic.startswith("skerry/1/gw-") and topic.endswith(("/down", "/presence")) and topic.count("/") == 3
     return who.startswith("gw-") and topic in (topics.up(who), topics.presence(who))
@@ -58,8 +72,8 @@ def may_publish(who: str, topic: str) -> bool:
 
 def may_receive(who: str, topic: str) -> bool:
     if who == "cloud":
-        return topic.endswith(("/up", "/presence"))
-    return who.startswith("gw-") and topic == topics.down(who)
+        return topic.endswith(("/up", "/presence")) and topic != "skerry/1/gw-1/s/up"
+    return who.startswith("gw-") and topic in (topics.down(who), topics.stream(who, 7, "down"))
 
 
 @pytest.fixture(scope="module", params=["embedded", "mosquitto"])
@@ -85,7 +99,8 @@ class Witnesses:
             self.close_one(who)
             found = self.clients[who] = self._world.connect(who)
             assert found.accepted
-            for topic_filter in topics.CLOUD_FILTERS if who == "cloud" else (topics.down(who),):
+            own = (*topics.CLOUD_FILTERS, topics.STREAMS_UP_FILTER)
+            for topic_filter in own if who == "cloud" else (topics.down(who), topics.streams(who, "down")):
                 assert found.subscribe(topic_filter)
         return found
 
@@ -154,12 +169,16 @@ def test_no_subscription_hears_what_is_another_s(world: World, who: str, witness
     for topic_filter in FILTERS if client.accepted else ():
         client.subscribe(topic_filter)
     payload = b"subscribe %d" % next(MARKS)
-    for sender, topic in ((cloud, topics.down("gw-1")), (cloud, topics.down("gw-2")), (other, topics.up("gw-2"))):
-        sender.publish(topic, payload)
+    own = {topics.down("gw-1"), topics.stream("gw-1", 7, "down")}
+    foreign = (topics.down("gw-2"), topics.stream("gw-2", 7, "down"))
+    for topic in (*own, *foreign):
+        cloud.publish(topic, payload)
+    for topic in (topics.up("gw-2"), topics.stream("gw-2", 7, "up")):
+        other.publish(topic, payload)
     witnesses.fence()
     if client.accepted:
         client.subscribe("fence")
-    assert {topic for topic, _ in client.received} == ({topics.down("gw-1")} if who == "gw-1" else set())
+    assert {topic for topic, _ in client.received} == (own if who == "gw-1" else set())
     client.close()
 
 
@@ -174,7 +193,7 @@ def test_our_broker_refuses_a_borrowed_name_and_each_filter_that_is_not_a_node_s
         client = world.connect("gw-1")
         granted += [topic_filter] if client.subscribe(topic_filter) else []
         client.close()
-    assert granted == [topics.down("gw-1")]
+    assert granted == [topics.down("gw-1"), topics.streams("gw-1", "down")]
 
 
 def test_a_will_is_published_exactly_where_its_node_may_publish(world: World, witnesses: Witnesses) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from proto import digest
+from proto.calls import OpenCall
 from proto.kit import canonical
 from proto.kit.clock import SystemClock
 from proto.kit.daemon import Supervisor
@@ -22,6 +23,7 @@ from proto.link.log import CloudLog
 from proto.link.replica import MessageRow, NotSynced, StateChange
 from proto.link.settings import LinkSettings
 from proto.link.sqlite_log import SqliteLog
+from proto.link.streams import EdgeStreams
 
 FAST = LinkSettings(
     keep_alive_s=2.0, reconnect_base_s=0.02, reconnect_cap_s=0.2, hello_base_s=0.1, resend_base_s=0.3, reserve_bytes=0
@@ -184,10 +186,20 @@ class Cloud:
         self.link.changed(node, key)
 
 
-def start_edge(path: Path, broker: Broker, *, node: str = "gw-1", settings: LinkSettings = FAST, seed: int = 1) -> Edge:
+def start_edge(
+    path: Path,
+    broker: Broker,
+    *,
+    node: str = "gw-1",
+    settings: LinkSettings = FAST,
+    seed: int = 1,
+    calls: OpenCall | None = None,
+) -> Edge:
     db = Database.open(path, [edge_module.SCHEMA, EDGE_STORE])
     replica, clock = StoreEdge(db), SystemClock()
     link = EdgeLink(node, broker, db, replica, settings, clock=clock, rng=random.Random(seed), metrics=Metrics())
+    if calls is not None:
+        link.streams = EdgeStreams(calls, settings, clock=clock, metrics=Metrics())
     tasks = Supervisor(clock)
     tasks.spawn(link.run(), "edge link")
     return Edge(node, db, replica, link, tasks)

@@ -34,15 +34,15 @@ async def join(room: Identity, node: str) -> str:
     return read_pem(answer.body.replace(b"\\n", b"\n")).serial
 
 
-def test_a_node_s_lines_name_its_own_topics_and_no_wildcard() -> None:
+def test_a_node_s_lines_name_its_own_topics_and_a_wildcard_only_for_its_own_streams() -> None:
     block = mosquitto_acl(["gw-1"]).split("\n\n")[1]
     assert block == (
         "user system:node:gw-1\ntopic write skerry/1/gw-1/up\ntopic write skerry/1/gw-1/presence\n"
-        "topic read skerry/1/gw-1/down\n"
+        "topic write skerry/1/gw-1/s/+/up\ntopic read skerry/1/gw-1/down\ntopic read skerry/1/gw-1/s/+/down\n"
     )
     (_, nats) = nats_users(["gw-1"]).split("\n")
     assert 'user: "CN=system:node:gw-1,O=system:nodes"' in nats
-    assert 'publish: ["skerry.1.gw-1.up", "skerry.1.gw-1.presence"]' in nats
+    assert 'publish: ["skerry.1.gw-1.up", "skerry.1.gw-1.presence", "skerry.1.gw-1.s.*.up"]' in nats
     assert nats_users([]).count("CN=") == 1
 
 

@@ -26,9 +26,39 @@ def test_no_topic_is_made_of_what_is_no_node_name(node: str) -> None:
         topics.up(node)
 
 
-def test_a_node_may_use_its_own_three_topics_and_nothing_else() -> None:
+def test_a_node_may_use_its_own_topics_and_streams_and_nothing_else() -> None:
     assert topics.acl("gw-1") == [
         ("publish", "skerry/1/gw-1/up"),
         ("publish", "skerry/1/gw-1/presence"),
+        ("publish", "skerry/1/gw-1/s/+/up"),
         ("subscribe", "skerry/1/gw-1/down"),
+        ("subscribe", "skerry/1/gw-1/s/+/down"),
     ]
+
+
+@pytest.mark.parametrize("number", [0, 1, 0xABC, (1 << 64) - 1])
+def test_a_stream_s_topic_reads_back(number: int) -> None:
+    """STREAM-1"""
+    topic = topics.stream("gw-1", number, "down")
+    assert topics.is_stream(topic)
+    assert topics.parse_stream(topic) == ("gw-1", number, "down")
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "skerry/1/gw-1/up",
+        "skerry/1/gw-1/s/1/up",
+        "skerry/1/gw-1/s/000000000000000A/up",
+        "skerry/1/gw-1/s/0000000000000001/presence",
+        "skerry/1/gw-1/t/0000000000000001/up",
+        "skerry/1/+/s/0000000000000001/up",
+        "skerry/1/gw-1/s/+/up",
+        "skerry/2/gw-1/s/0000000000000001/up",
+    ],
+)
+def test_what_is_no_stream_s_topic_is_malformed(topic: str) -> None:
+    """STREAM-1"""
+    with pytest.raises(MalformedMessage):
+        topics.parse_stream(topic)
