@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from kubeapi.http_parser import PeerCertificate, Refused, Request, RequestParser, peer_certificate
 from kubeapi.http_tunnel import Tunnel, keep_alive
-from kubeapi.http_wire import FINAL_CHUNK, Limits, Reply, encode_chunk, encode_head, finish_body
+from kubeapi.http_wire import FINAL_CHUNK, Limits, Reply, StreamCut, encode_chunk, encode_head, finish_body
 from proto.kit.clock import Clock
 from proto.kit.daemon import Supervisor, forever
 from proto.kit.log import Logger
@@ -105,29 +105,31 @@ class HttpServer:
         )
         metrics.gauge(f"skerry_{name}_connections", "Open HTTP connections", source=lambda: len(self.connections))
         self.tasks = Supervisor(clock)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def start(self, host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> int:
-        """Listen and return the bound port. Raises OSError."""
+        """Listen and return the bound port; called again, listen at another address as well. Raises OSError."""
         loop = asyncio.get_running_loop()
         tls: dict[str, Any] = {}
         if ssl_context is not None:
             if isinstance(ssl_context, ServerContext):
                 ssl_context.handshakes = self.handshakes
             tls = {"ssl": ssl_context, "ssl_handshake_timeout": self.limits.head_timeout_s, "ssl_shutdown_timeout": 2.0}
-        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024, **tls)
-        self.tasks.spawn(
-            forever(self.sweep, every_s=SWEEP_EVERY_S, clock=self.clock, name=self.name), f"{self.name}-sweep"
-        )
-        bound: int = self._server.sockets[0].getsockname()[1]
+        server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024, **tls)
+        if not self._servers:
+            sweeping = forever(self.sweep, every_s=SWEEP_EVERY_S, clock=self.clock, name=self.name)
+            self.tasks.spawn(sweeping, f"{self.name}-sweep")
+        self._servers.append(server)
+        bound: int = server.sockets[0].getsockname()[1]
         return bound
 
     async def close(self) -> None:
         """Stop listening, let requests in progress finish for a moment, cut the rest."""
-        if self._server is None:
+        if not self._servers:
             return
-        self._server.close()
-        self._server = None
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
         for connection in list(self.connections):
             connection.shut()
         busy = [c.task for c in self.connections if c.task is not None and not c.task.done()]
@@ -359,6 +361,10 @@ class Connection(asyncio.Protocol):
                 await self._drain()
         except _Gone:
             raise
+        except StreamCut as error:
+            self.server.count("stream_cut")
+            self.transport.close()
+            raise _Gone from error
         except Exception as error:
             # The head is out: only a cut tells the client honestly that the answer is not whole.
             log.exception("a stream failed", server=self.server.name, path=request.path)
@@ -371,9 +377,7 @@ class Connection(asyncio.Protocol):
         return keep and chunked
 
     async def _upgrade(self, request: Request, response: Upgrade) -> bool:
-        """Hand the connection over; it carries no other request."""
-        if self._gone:
-            raise _Gone
+        """Hand the connection over, also one that is gone already: what was opened for it must be closed."""
         if self._tunnel is None or response.serve is None:
             raise ValueError(f"{request.path} is answered with an upgrade that was not asked for")
         self._stage, self._patient = "streaming", True
@@ -381,7 +385,8 @@ class Connection(asyncio.Protocol):
         keep_alive(self.transport)
         response.content_type = ""
         response.headers += [("Connection", "Upgrade"), ("Upgrade", response.protocol)]
-        self.transport.write(encode_head(response, self.server.clock, keep=True))
+        if not self._gone:
+            self.transport.write(encode_head(response, self.server.clock, keep=True))
         await response.serve(self._tunnel)
         return False
 

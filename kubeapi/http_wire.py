@@ -15,6 +15,10 @@ GZIP_LEVEL = 1  # three quarters of the gain for a quarter of the time
 THREAD_FROM_BYTES = 1 << 20  # below it, a thread's hand-over costs more than the compression
 
 
+class StreamCut(Exception):
+    """Raised by the chunks of an answer that cannot be finished: the client sees the connection break, not an end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one server lets a client use."""

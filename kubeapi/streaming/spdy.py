@@ -144,6 +144,11 @@ class SpdyConnection:
         if fin:
             self._finish(stream)
 
+    def writable(self, stream: int) -> bool:
+        """Whether the stream is open for us."""
+        held = self._streams.get(stream)
+        return held is not None and not held.finished
+
     def sendable(self, stream: int) -> int:
         """Return how many bytes may be sent on ``stream`` now; 0 also when it is closed for us."""
         held = self._streams.get(stream)
