@@ -191,7 +191,7 @@ class App:
             rng=self.rng,
             metrics=self.metrics,
         )
-        self.link = link
+        self.link = self.hub.link = link
         self.revocations.subscribe(lambda node: self._spawn_kick(link, node))
         self.supervisor.spawn(link.run(), "link")
 
@@ -243,15 +243,15 @@ class App:
         """Wait a while for the first lists; a real API server that is away is no reason to give up."""
         try:
             async with asyncio.timeout(SYNC_TIMEOUT_S):
-                await cluster.wait_synced()
+                await cluster.wait_settled()
         except TimeoutError:
-            lacking = [i.kind.plural for i in cluster.informers if not i.synced.is_set()]
+            lacking = [i.kind.plural for i in cluster.informers if not i.settled.is_set()]
             log.warning("serving before the first list is complete", resources=",".join(lacking))
 
     def _unready(self) -> str:
         if not self.ready:
             return "starting"
-        lacking = [i.kind.plural for i in self.hub.cluster.informers if not i.synced.is_set()]
+        lacking = [i.kind.plural for i in self.hub.cluster.informers if not i.settled.is_set()]
         return f"not listed yet: {', '.join(lacking)}" if lacking else ""
 
     # certificates

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloudcore.controllers.queue import KeyQueue
-from cloudcore.hub.scope import device_model, device_node
+from cloudcore.hub.scope_devices import device_model, device_node
 from cloudcore.hub.sessions import Sessions
 from cloudcore.kube.client import JSON_PATCH
 from cloudcore.kube.cluster import Cluster

@@ -1,5 +1,5 @@
-"""Messages whose work is in the API: events and registrations. They were committed before they were acknowledged; here
-they are carried out in order, at least once, under names that make a repetition harmless."""
+"""Messages whose work is in the API: events, registrations, pods that ended. They were committed before they were
+acknowledged; here they are carried out in order, at least once, in a way that makes a repetition harmless."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +12,7 @@ from cloudcore.hub.scope import Scope
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.errors import Conflict
 from cloudcore.kube.informer import Name
-from cloudcore.kube.resources import DEVICE, EVENT, NODE
+from cloudcore.kube.resources import DEVICE, EVENT, NODE, POD
 from proto.kit import canonical
 from proto.kit.backoff import Backoff, Rng
 from proto.kit.clock import Clock, rfc3339
@@ -24,25 +24,30 @@ from proto.link.replica import MessageRow
 COMPONENT = "skerry"
 MAX_TEXT = 1024
 MAX_OWN = 256  # events of the cloud's own that wait for the API server
+MAX_COUNT = 1 << 30
 log = Logger("effects")
-Register = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+Carry = Callable[[str, MessageRow, dict[str, Any]], Awaitable[None]]  # (node, message, its body)
 
 
 class Effects:
-    """Carries out committed messages; ``wake`` when there are new ones."""
+    """Carries out committed messages; ``wake`` when there are new ones. ``kinds`` says who carries out which.
+
+    What raises Retryable is done again before anything after it; what raises Terminal is counted and given up.
+    """
 
     def __init__(
         self,
         history: History,
         client: KubeClient,
         scope: Scope,
-        register: Register,
+        kinds: Mapping[str, Carry],
         *,
         clock: Clock,
         rng: Rng,
         metrics: Metrics,
     ) -> None:
-        self._history, self._client, self._scope, self._register = history, client, scope, register
+        self._history, self._client, self._scope = history, client, scope
+        self._kinds: dict[str, Carry] = {"event": self._raise, **kinds}
         self._clock = clock
         self._backoff = Backoff(base_s=0.2, cap_s=30.0, rng=rng)
         self._signal = asyncio.Event()
@@ -114,22 +119,26 @@ class Effects:
             raise MalformedMessage(f"{row.kind} is no JSON: {error}") from error
         if not isinstance(body, dict):
             raise MalformedMessage(f"{row.kind} is no object")
-        if row.kind == "register":
-            await self._register(node, body)
-        else:
-            await self._create(self._event(node, row.seq, body))
+        carry = self._kinds.get(row.kind)
+        if carry is None:
+            raise MalformedMessage(f"nobody carries out {row.kind}")
+        await carry(node, row, body)
+
+    async def _raise(self, node: str, row: MessageRow, body: dict[str, Any]) -> None:
+        await self._create(self._event(node, row.seq, body))
 
     def _event(self, node: str, seq: int, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the edge's event as we let it be: about itself or its devices, under a name of ours."""
+        """Return the edge's event as we let it be: about itself, its devices or its pods, under a name of ours."""
         involved = body.get("involvedObject")
         if not isinstance(involved, dict):
             raise MalformedMessage("an event names no involvedObject")
         kind, name, namespace = (str(involved.get(k) or "") for k in ("kind", "name", "namespace"))
         own = kind == NODE.kind and name == node
-        if not own and not (kind == DEVICE.kind and self._scope.owns_device(node, Name(namespace, name))):
+        owns = {DEVICE.kind: self._scope.owns_device, POD.kind: self._scope.owns_pod}.get(kind)
+        if not own and not (owns is not None and owns(node, Name(namespace, name))):
             raise MalformedMessage(f"an event about {kind} {namespace}/{name}, which is not this node's")
         at = str(body.get("lastTimestamp") or body.get("eventTime") or rfc3339(self._clock.wall()))
-        return make_event(
+        event = make_event(
             {k: str(v) for k, v in involved.items()},
             str(body.get("type") or "Normal"),
             str(body.get("reason") or "Edge")[:128],
@@ -138,6 +147,10 @@ class Effects:
             at=at,
             host=node,
         )
+        count = body.get("count")
+        if isinstance(count, int) and 1 < count < MAX_COUNT:  # the edge has coalesced
+            event |= {"count": count, "firstTimestamp": str(body.get("firstTimestamp") or at)}
+        return event
 
     async def _create(self, event: dict[str, Any]) -> None:
         try:

@@ -1,18 +1,32 @@
 """The hub's rooms wired together: one object that the daemon starts and the link asks."""
 
+from typing import Any
+
 from cloudcore.controllers.devices import DeviceController
 from cloudcore.controllers.nodes import NodeController, is_edge
 from cloudcore.history import History
 from cloudcore.hub.effects import Effects
 from cloudcore.hub.owners import Owners
+from cloudcore.hub.pod_effects import GONE, MIRRORED, PodEffects
 from cloudcore.hub.replica import Replica
 from cloudcore.hub.scope import Changed, Scope
 from cloudcore.hub.sessions import Sessions
+from cloudcore.hub.status_writers import DeviceStatuses, NodeStatuses, PodStatuses
 from cloudcore.hub.upstream import Upstream
 from cloudcore.kube.cluster import Cluster
+from cloudcore.kube.resources import DEVICE_STATUS, NODE, POD
 from cloudcore.settings import Settings
 from cloudcore.sql import Sql
 from proto.kit.daemon import Supervisor
+from proto.kit.errors import Retryable
+from proto.link.cloud import CloudLink
+from proto.link.replica import MessageRow
+
+
+class LinkNotUp(Retryable):
+    """There is no way to the nodes yet."""
+
+    code = "LinkNotUp"
 
 
 class Hub:
@@ -21,8 +35,9 @@ class Hub:
     def __init__(self, cluster: Cluster, sql: Sql, history: History, settings: Settings, changed: Changed) -> None:
         nodes = settings.nodes
         self.cluster = cluster
+        self.link: CloudLink | None = None  # set as soon as there is one
         self.sessions = Sessions(cluster.clock, away_after_s=nodes.away_after_s, settle_s=nodes.settle_s)
-        self.scope = Scope(cluster.devices, cluster.models, cluster.nodes, changed)
+        self.scope = Scope(cluster, changed)
         self.owners = Owners(sql, cluster.devices, cluster.clock)
         history.may_report = self.owners.may_report
         self.devices = DeviceController(cluster, self.sessions)
@@ -32,15 +47,19 @@ class Hub:
         self.upstream = Upstream(
             cluster,
             self.scope,
-            ensure_status=self.devices.ensure_status,
-            put_node_status=self.nodes.put_status,
-            writers=settings.api.status_writers,
+            {
+                NODE: NodeStatuses(self.nodes.put_status),
+                DEVICE_STATUS: DeviceStatuses(cluster, self.scope.owns_device, self.devices.ensure_status),
+                POD: PodStatuses(cluster, self.scope.owns_pod),
+            },
+            workers=settings.api.status_writers,
         )
+        pods = PodEffects(cluster)
         self.effects = Effects(
             history,
             cluster.client,
             self.scope,
-            self.nodes.register,
+            {"register": self._register, GONE: pods.gone, MIRRORED: pods.mirror},
             clock=cluster.clock,
             rng=cluster.rng,
             metrics=cluster.metrics,
@@ -74,9 +93,24 @@ class Hub:
         supervisor.spawn(self.effects.run(), "effects")
         supervisor.spawn(self.sessions.run(self._known_nodes), "sessions")
 
+    async def send(self, node: str, kind: str, body: bytes) -> int:
+        """Send ``node`` a message: durable on return, delivered exactly once. Raises StorageFull, Retryable, Terminal."""
+        if self.link is None:
+            raise LinkNotUp("the link to the nodes is not up yet")
+        return await self.link.send_message(node, kind, body)
+
+    def send_again(self, node: str, key: str) -> None:
+        """Let ``node`` have the object ``key`` as it is now, or its absence, whatever it holds."""
+        if self.link is not None:
+            self.link.changed(node, key)
+
+    async def _register(self, node: str, _row: MessageRow, body: dict[str, Any]) -> None:
+        await self.nodes.register(node, body)
+
     def _known_nodes(self) -> set[str]:
+        """Return every edge node, also one that has devices and no Node yet."""
         edges = {name.name for name, node in self.cluster.nodes.objects.items() if is_edge(node)}
-        return edges | set(self.scope.nodes_with_devices())
+        return edges | self.scope.nodes_with_devices()
 
 
 def _renew_s(settings: Settings) -> float:

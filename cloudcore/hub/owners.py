@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from cloudcore.hub.scope import device_node
+from cloudcore.hub.scope_devices import device_node
 from cloudcore.kube.informer import Informer, Name
 from cloudcore.link_log import driver_sql
 from cloudcore.sql import Sql, SqlUnavailable

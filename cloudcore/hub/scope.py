@@ -1,157 +1,230 @@
-"""Which objects a node needs: its Devices, the DeviceModels they reference, and its own Node.
+"""Which objects a node needs: its own Node, its devices and pods, and all that these refer to.
 
-Fed by the informers, kept incrementally: a change costs what it affects. Nothing is copied per node; an object is
-encoded once, however many nodes hold it.
+Fed by the informers, kept incrementally: a change costs what it affects. Each kind says in a pure function which edges its
+objects make (``scope_*.py``); ``scope_graph`` follows them. Only what some node holds is hashed, and hashed once.
 """
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from cloudcore.hub import scope_custom, scope_devices, scope_pods, scope_rights
+from cloudcore.hub.scope_bodies import Bodies, digest_of
+from cloudcore.hub.scope_devices import device_node
+from cloudcore.hub.scope_graph import EVERY, Edge, Graph, root
+from cloudcore.hub.scope_pods import pod_node, space
+from cloudcore.kube import resources
+from cloudcore.kube.cluster import CORE, Cluster
 from cloudcore.kube.informer import Informer, Name
-from cloudcore.kube.resources import DEVICE, DEVICE_MODEL, NODE
-from proto.kit import canonical
+from cloudcore.kube.resources import CRD, DEVICE, NODE, POD, Kind
+from proto.kit.log import Logger
+from proto.labels import EDGE_ROLE
+from proto.labels import NODE as NODE_LABEL
 from proto.link.replica import NotSynced
+from proto.names import parse_key
 
 Changed = Callable[[str, str], None]
-UNSENT_METADATA = (*canonical.VOLATILE_METADATA, "selfLink")
+Edges = Callable[[Name, Mapping[str, Any]], Iterator[Edge]]
+log = Logger("scope")
 
 
-def downward(item: dict[str, Any]) -> dict[str, Any]:
-    """Return the object as a node holds it: without what the cloud alone writes."""
-    slim = {k: v for k, v in item.items() if k != "status"}
-    slim["metadata"] = {k: v for k, v in item["metadata"].items() if k not in UNSENT_METADATA}
-    return slim
+def _node(name: Name, _item: Mapping[str, Any]) -> Iterator[Edge]:
+    yield root(name.name), NODE.key("", name.name)
 
 
-def device_node(device: Mapping[str, Any] | None) -> str:
-    """Return the node that a Device is assigned to, "" for none."""
-    spec = device.get("spec") if device else None
-    node = spec.get("nodeName") if isinstance(spec, dict) else None
-    return node if isinstance(node, str) else ""
-
-
-def device_model(device: Mapping[str, Any] | None) -> str:
-    """Return the name of the DeviceModel that a Device references, "" for none."""
-    spec = device.get("spec") if device else None
-    ref = spec.get("deviceModelRef") if isinstance(spec, dict) else None
-    name = ref.get("name") if isinstance(ref, dict) else None
-    return name if isinstance(name, str) else ""
+EDGES: dict[Kind, Edges] = {
+    NODE: _node,
+    DEVICE: scope_devices.device,
+    POD: scope_pods.pod,
+    resources.SERVICE_ACCOUNT: scope_pods.account,
+    resources.NAMESPACE: scope_pods.namespace,
+    resources.SERVICE: scope_pods.service,
+    resources.ENDPOINT_SLICE: scope_pods.endpoint_slice,
+    resources.CLAIM: scope_pods.claim,
+    resources.REPLICA_SET: scope_pods.replica_set,
+    resources.JOB: scope_pods.job,
+    resources.CRON_JOB: scope_pods.cron_job,
+    resources.ROLE: scope_rights.role,
+    resources.ROLE_BINDING: scope_rights.role_binding,
+    resources.CLUSTER_ROLE: scope_rights.cluster_role,
+    resources.CLUSTER_ROLE_BINDING: scope_rights.cluster_role_binding,
+    CRD: scope_custom.definition,
+}
+UNSCOPED = {resources.DEVICE_STATUS}  # written at the edge
 
 
 class Scope:
-    """The objects of every node. ``changed(node, key)`` is called when what ``node`` should hold differs."""
+    """The objects of every edge node. ``changed(node, key)`` is called when what ``node`` should hold differs.
 
-    def __init__(self, devices: Informer, models: Informer, nodes: Informer, changed: Changed) -> None:
-        self._informers = {DEVICE.plural: devices, DEVICE_MODEL.plural: models, NODE.plural: nodes}
-        self._changed = changed
-        self._devices_of: dict[str, set[Name]] = defaultdict(set)
-        self._users_of: dict[Name, dict[str, int]] = defaultdict(dict)  # model -> node -> how many devices
-        self._models_of: dict[str, dict[Name, int]] = defaultdict(dict)  # the same, by node
-        self._digests: dict[str, bytes] = {}
-        models.listen(self._on_model)
-        devices.listen(self._on_device)
-        nodes.listen(self._on_node)
+    An edge node is one that is labelled as such, or that has asked.
+    """
+
+    def __init__(self, cluster: Cluster, changed: Changed) -> None:
+        self._cluster, self._changed = cluster, changed
+        self._graph = Graph(self._entered, self._left)
+        self._digests: dict[str, bytes] = {}  # of every object that exists and that somebody holds
+        self._bodies = Bodies()
+        self._followed: dict[str, tuple[Kind, str]] = {}  # definition -> kind, which of its objects
+        for informer in cluster.informers:
+            if informer.kind not in UNSCOPED:
+                informer.listen(partial(self._on_object, informer.kind, EDGES.get(informer.kind)))
+        cluster.of(CRD).listen(self._on_definition)
+        cluster.nodes.listen(self._on_node)
 
     @property
     def synced(self) -> bool:
-        return all(informer.synced.is_set() for informer in self._informers.values())
-
-    def keys(self, node: str) -> Iterator[str]:
-        """Yield the key of every object that ``node`` needs and that exists."""
-        if self._informers[NODE.plural].get("", node) is not None:
-            yield NODE.key("", node)
-        for name in self._devices_of.get(node, ()):
-            yield DEVICE.key(*name)
-        models = self._informers[DEVICE_MODEL.plural].objects
-        for name in self._models_of.get(node, ()):
-            if name in models:
-                yield DEVICE_MODEL.key(*name)
+        return self._cluster.settled
 
     def wanted(self, node: str) -> dict[str, bytes]:
         """Return key -> digest of everything ``node`` should hold. Raises NotSynced."""
         if not self.synced:
             raise NotSynced("the first list of the API server is not complete yet")
-        return {key: digest for key in self.keys(node) if (digest := self._digests.get(key)) is not None}
+        self._graph.admit(node)
+        digests = self._digests
+        return {key: found for key in self._graph.held(node) if (found := digests.get(key)) is not None}
 
     def body(self, node: str, key: str) -> bytes | None:
-        """Return the object's canonical JSON, None when ``node`` should not hold it."""
-        item = self._find(node, key)
-        return canonical.encode(downward(item)) if item is not None else None
+        """Return the object's canonical JSON, None when ``node`` should not hold it.
+
+        Raises NotSynced for a kind that cannot be read now: what a node holds of it, it keeps.
+        """
+        informer, name = self._where(key)
+        if informer is None:
+            return None
+        if not informer.synced.is_set():
+            raise NotSynced(f"{informer.kind.plural} cannot be read")
+        if not self._graph.holds(node, key):
+            if informer.kind not in CORE and not self._cluster.pods.synced.is_set():
+                raise NotSynced("pods cannot be read, and they may need it")
+            return None
+        item = informer.objects.get(name)
+        if item is None:
+            return None
+        holders = self._graph.holders(key)
+        return self._bodies.get(key, informer.kind, item, shared=EVERY in holders or len(holders) > 1)
+
+    def holds(self, node: str, key: str) -> bool:
+        """Whether ``node`` is entitled to the object ``key``, if there is one."""
+        return self._graph.holds(node, key)
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """Return the object as the API server has it, None when there is none or its kind is not read."""
+        informer, name = self._where(key)
+        return informer.objects.get(name) if informer is not None else None
 
     def owns_device(self, node: str, name: Name) -> bool:
-        return name in self._devices_of.get(node, ())
+        return bool(node) and device_node(self._cluster.devices.objects.get(name)) == node
+
+    def owns_pod(self, node: str, name: Name) -> bool:
+        return bool(node) and pod_node(self._cluster.pods.objects.get(name)) == node
 
     def devices(self, node: str) -> frozenset[Name]:
-        return frozenset(self._devices_of.get(node, ()))
+        return frozenset(self._names(node, DEVICE))
 
-    def nodes_with_devices(self) -> list[str]:
-        return [node for node, names in self._devices_of.items() if names]
+    def pods(self, node: str) -> frozenset[Name]:
+        return frozenset(self._names(node, POD))
 
-    def _find(self, node: str, key: str) -> dict[str, Any] | None:
-        group, plural, namespace, name = key.split("/", 3)
-        ours = Name("" if namespace == "-" else namespace, name)
-        if plural == NODE.plural and group == "core":
-            allowed = name == node
-        elif plural == DEVICE.plural:
-            allowed = self.owns_device(node, ours)
-        else:
-            allowed = plural == DEVICE_MODEL.plural and ours in self._models_of.get(node, ())
-        return self._informers[plural].objects.get(ours) if allowed else None
+    def nodes_with_devices(self) -> set[str]:
+        return {device_node(item) for item in self._cluster.devices.objects.values()} - {""}
 
-    def _on_device(self, name: Name, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
-        key = DEVICE.key(*name)
-        was, now = device_node(old), device_node(new)
-        moved = self._digest(key, new)
-        was_model, now_model = Name(name.namespace, device_model(old)), Name(name.namespace, device_model(new))
-        if (was, was_model) != (now, now_model):
-            self._use_model(now, now_model, +1)
-            self._use_model(was, was_model, -1)
-        if was != now:
-            if now:
-                self._devices_of[now].add(name)
-            if was:
-                self._devices_of[was].discard(name)
-                if not self._devices_of[was]:
-                    del self._devices_of[was]
-                self._changed(was, key)
-        if now and moved:
-            self._changed(now, key)
+    def _names(self, node: str, kind: Kind) -> Iterator[Name]:
+        prefix = f"{kind.group or 'core'}/{kind.plural}/"
+        self._graph.admit(node)
+        for key in self._graph.held(node):
+            if key.startswith(prefix) and key in self._digests:
+                parsed = parse_key(key)
+                yield Name(parsed.namespace, parsed.name)
 
-    def _use_model(self, node: str, model: Name, by: int) -> None:
-        if not node or not model.name:
-            return
-        count = self._users_of[model].get(node, 0) + by
-        if count > 0:
-            self._users_of[model][node] = self._models_of[node][model] = count
-        else:
-            self._users_of[model].pop(node, None)
-            self._models_of[node].pop(model, None)
-        if count == 0 or (count == 1 and by > 0):
-            self._changed(node, DEVICE_MODEL.key(*model))
-        if not self._users_of[model]:
-            del self._users_of[model]
-        if not self._models_of[node]:
-            del self._models_of[node]
+    def _where(self, key: str) -> tuple[Informer | None, Name]:
+        parsed = parse_key(key)
+        return self._cluster.find(parsed.group, parsed.plural), Name(parsed.namespace, parsed.name)
 
-    def _on_model(self, name: Name, _old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
-        key = DEVICE_MODEL.key(*name)
-        if self._digest(key, new):
-            for node in list(self._users_of.get(name, ())):
-                self._changed(node, key)
+    # what the informers say
+
+    def _on_object(
+        self, kind: Kind, edges: Edges | None, name: Name, old: dict[str, Any] | None, new: dict[str, Any] | None
+    ) -> None:
+        key = kind.key(*name)
+        before, after = _edges(key, edges, name, old), _edges(key, edges, name, new)
+        for edge in after - before:
+            self._graph.link(edge)
+        for edge in before - after:
+            self._graph.unlink(edge)
+        holders = self._graph.holders(key)
+        if holders and self._refresh(key, new):
+            for node in list(holders):
+                self._tell(node, key)
+        if new is None:
+            self._bodies.forget(key)
 
     def _on_node(self, name: Name, _old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
-        key = NODE.key("", name.name)
-        if self._digest(key, new):
-            self._changed(name.name, key)
+        if new is not None and EDGE_ROLE in (new["metadata"].get("labels") or {}):
+            self._graph.admit(name.name)
 
-    def _digest(self, key: str, item: dict[str, Any] | None) -> bool:
+    def _on_definition(self, name: Name, _old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        wanted = scope_custom.synced(new)
+        kind = scope_custom.kind_of(new) if new is not None and wanted else None
+        now = (kind, wanted) if kind is not None else None
+        before = self._followed.get(name.name)
+        if now == before:
+            return
+        if before is not None:
+            del self._followed[name.name]
+            self._cluster.unfollow(before[0])
+        if now is not None and (informer := self._cluster.follow(now[0])) is not None:
+            self._followed[name.name] = now
+            edges = partial(_everywhere, now[0]) if wanted == scope_custom.ALL else None
+            informer.listen(partial(self._on_object, now[0], edges))
+
+    # what the graph says
+
+    def _entered(self, node: str, key: str) -> None:
+        if key not in self._digests:
+            self._refresh(key, self.find(key))
+        if key in self._digests:
+            self._tell(node, key)
+
+    def _left(self, node: str, key: str) -> None:
+        if key not in self._digests:
+            return
+        if not self._graph.holders(key):
+            del self._digests[key]
+        self._tell(node, key)
+
+    def _tell(self, node: str, key: str) -> None:
+        if node != EVERY:
+            self._changed(node, key)
+            return
+        for each in self._graph.nodes():
+            self._changed(each, key)
+
+    def _refresh(self, key: str, item: dict[str, Any] | None) -> bool:
         """Remember the digest of ``item``; whether it differs from what was known."""
         if item is None:
             return self._digests.pop(key, None) is not None
-        digest = hashlib.sha256(canonical.encode(downward(item))).digest()[: canonical.DIGEST_BYTES]
+        digest = digest_of(item)
         if self._digests.get(key) == digest:
             return False
         self._digests[key] = digest
         return True
+
+
+def _edges(key: str, edges: Edges | None, name: Name, item: dict[str, Any] | None) -> set[Edge]:
+    """Return what an object says: its kind's own edges, and those of the label that names a node."""
+    if item is None:
+        return set()
+    try:
+        found = set(edges(name, item)) if edges is not None else set()
+        node = (item["metadata"].get("labels") or {}).get(NODE_LABEL)
+        if node:
+            found.add((root(str(node)), key))
+            if name.namespace:
+                found.add((root(str(node)), space(name.namespace)))
+    except (AttributeError, KeyError, TypeError) as error:  # a shape that no API server stores
+        log.warning("an object of no known shape", key=key, reason=repr(error))
+        return set()
+    return found
+
+
+def _everywhere(kind: Kind, name: Name, _item: Mapping[str, Any]) -> Iterator[Edge]:
+    yield EVERY, kind.key(*name)

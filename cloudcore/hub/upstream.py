@@ -1,23 +1,23 @@
-"""Statuses from the edges to the API. The only writer of ``DeviceStatus.status``; Node statuses go to the node controller.
+"""Statuses from the edges to the API: the newest of each object, in the order of the edge's own versions.
 
-Every write carries the uid of the object it is meant for: a device deleted and made again inherits nothing.
+What is written how, and who may say it, is in ``status_writers``.
 """
 
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from cloudcore.hub.scope import Scope
+from cloudcore.hub.status_writers import NOT_THIS_NODE, StatusBody, StatusWriter
 from cloudcore.hub.writes import CoalescedWrites
-from cloudcore.kube.client import JSON_PATCH
 from cloudcore.kube.cluster import Cluster
-from cloudcore.kube.errors import ApiRefused, Conflict, Forbidden, NotFound
+from cloudcore.kube.errors import ApiRefused, Forbidden
 from cloudcore.kube.informer import Name
-from cloudcore.kube.resources import DEVICE_STATUS, DEVICES_GROUP, NODE, is_owned_by
+from cloudcore.kube.resources import Kind
 from proto.kit import canonical
 from proto.kit.errors import MalformedMessage
 from proto.kit.log import Logger
@@ -25,16 +25,7 @@ from proto.link.replica import NotSynced, StateChange
 from proto.names import parse_key
 
 DIGEST_BYTES = 16
-ATTEMPTS = 3  # the object may be replaced under our hands once, and once more by its controller
 log = Logger("upstream")
-
-
-class StatusBody(msgspec.Struct, frozen=True):
-    """What an edge says about one object. ``uid`` is the Device's, "" for the Node."""
-
-    uid: str
-    version: int  # an edge counter; grows at each change
-    status: dict[str, Any]
 
 
 class Applied(NamedTuple):
@@ -51,30 +42,19 @@ class _Write(NamedTuple):
     digest: bytes
 
 
-EnsureStatus = Callable[[Name], Awaitable[dict[str, Any] | None]]
-PutNodeStatus = Callable[[str, dict[str, Any]], Awaitable[None]]
 _decoder = msgspec.json.Decoder(StatusBody)
 
 
 class Upstream:
-    """Applies what edges report. ``ensure_status`` and ``put_node_status`` belong to the controllers."""
+    """Applies what edges report about the ``kinds``."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        scope: Scope,
-        *,
-        ensure_status: EnsureStatus,
-        put_node_status: PutNodeStatus,
-        writers: int,
-    ) -> None:
-        self._client, self._paths, self._scope = cluster.client, cluster.paths, scope
-        self._devices, self._statuses = cluster.devices, cluster.statuses
-        self._ensure_status, self._put_node_status = ensure_status, put_node_status
+    def __init__(self, cluster: Cluster, scope: Scope, kinds: Mapping[Kind, StatusWriter], *, workers: int) -> None:
+        self._scope = scope
+        self._writers = {(kind.group, kind.plural): writer for kind, writer in kinds.items()}
         metrics = cluster.metrics
         self._applied: dict[str, dict[str, Applied]] = defaultdict(dict)
         self._writes: CoalescedWrites[_Write] = CoalescedWrites(
-            self._write, workers=writers, clock=cluster.clock, rng=cluster.rng
+            self._write, workers=workers, clock=cluster.clock, rng=cluster.rng
         )
         self._dropped = metrics.counter(
             "skerry_cloud_status_dropped_total", "Statuses from edges that were not applied, by reason", ("reason",)
@@ -129,8 +109,9 @@ class Upstream:
         except (*canonical.UNREADABLE, MalformedMessage):
             self._drop("malformed", node, change.key)
             return None
-        if not self._is_its_own(node, key.group, key.plural, Name(key.namespace, key.name)):
-            self._drop("not-this-node", node, change.key)
+        writer = self._writers.get((key.group, key.plural))
+        if writer is None or not writer.owns(node, Name(key.namespace, key.name)):
+            self._drop(NOT_THIS_NODE, node, change.key)
             return None
         done = self._applied[node].get(change.key)
         if done is not None and done.uid == body.uid and done.version >= body.version:
@@ -138,21 +119,17 @@ class Upstream:
         digest = hashlib.sha256(change.body).digest()[:DIGEST_BYTES]
         return _Write(node, body, digest)
 
-    def _is_its_own(self, node: str, group: str, plural: str, name: Name) -> bool:
-        if (group, plural) == (NODE.group, NODE.plural):
-            return name.name == node
-        return (group, plural) == (DEVICES_GROUP, DEVICE_STATUS.plural) and self._scope.owns_device(node, name)
-
     def _drop(self, reason: str, node: str, key: str) -> None:
         self._dropped.inc(reason)
         log.debug("status dropped", reason=reason, node=node, key=key[:200])
 
     async def _write(self, key: str, write: _Write) -> None:
         parsed = parse_key(key)
+        writer, name = self._writers[parsed.group, parsed.plural], Name(parsed.namespace, parsed.name)
         try:
-            if parsed.plural == NODE.plural:
-                await self._put_node_status(write.node, write.body.status)
-            elif not await self._write_device(write.node, Name(parsed.namespace, parsed.name), write.body):
+            dropped = await writer.write(write.node, name, write.body, first=key not in self._applied[write.node])
+            if dropped:
+                self._drop(dropped, write.node, key)
                 return
         except Forbidden as error:
             # Not remembered as applied: the next comparison of digests brings it again, when rights may be in order.
@@ -166,39 +143,3 @@ class Upstream:
             self._written.inc()
         # A refused body counts as applied: it would be refused again, and the edge would send it for ever.
         self._applied[write.node][key] = Applied(write.body.uid, write.body.version, write.digest)
-
-    async def _write_device(self, node: str, name: Name, body: StatusBody) -> bool:
-        """Write one DeviceStatus; False when it was dropped."""
-        key = DEVICE_STATUS.key(*name)
-        for attempt in range(ATTEMPTS):
-            device = self._devices.objects.get(name)
-            if device is None or device["metadata"]["uid"] != body.uid:
-                self._drop("wrong-uid", node, key)
-                return False
-            target = self._statuses.objects.get(name) if attempt == 0 else None
-            if target is None or not is_owned_by(target, body.uid):
-                target = await self._ensure_status(name)
-            if target is None:
-                self._drop("wrong-uid", node, key)
-                return False
-            # Only before our first write is the informer sure to show what the API holds.
-            if key not in self._applied[node] and target.get("status") == body.status:
-                return True
-            try:
-                await self._patch(name, target["metadata"]["uid"], body.status)
-            except (NotFound, Conflict):
-                self._paths.forget()
-            except ApiRefused as error:
-                if error.status != 422 or attempt == ATTEMPTS - 1:  # 422 is also what a failed uid test gets
-                    raise
-            else:
-                return True
-        raise Conflict(409, "Conflict", f"{key} was replaced {ATTEMPTS} times while it was written")
-
-    async def _patch(self, name: Name, uid: str, status: dict[str, Any]) -> None:
-        patch = [
-            {"op": "test", "path": "/metadata/uid", "value": uid},
-            {"op": "add", "path": "/status", "value": status},
-        ]
-        subresource = await self._paths.subresource(DEVICE_STATUS)
-        await self._client.patch(DEVICE_STATUS, *name, patch, content_type=JSON_PATCH, subresource=subresource)

@@ -17,6 +17,7 @@ from proto.kit.httpclient import HttpClient, HttpLimits, Stream
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 USER_AGENT = "cloudcore"
 
 _encoder = msgspec.json.Encoder()
@@ -51,9 +52,14 @@ class KubeClient:
     ) -> dict[str, Any]:
         return await self._send("PATCH", kind.path(namespace, name, subresource), patch, content_type)
 
-    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str = "") -> dict[str, Any]:
-        """Delete; ``uid`` is a precondition: another object of the same name raises Conflict."""
-        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}} if uid else None
+    async def delete(
+        self, kind: Kind, namespace: str, name: str, *, uid: str = "", grace_s: int | None = None
+    ) -> dict[str, Any]:
+        """Delete; ``uid`` is a precondition: another object of the same name raises Conflict. ``grace_s`` 0: at once."""
+        options: dict[str, Any] = {"preconditions": {"uid": uid}} if uid else {}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", **options} if options else None
         return await self._send("DELETE", kind.path(namespace, name), body)
 
     async def raw(self, method: str, path: str) -> dict[str, Any]:

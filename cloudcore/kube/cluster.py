@@ -2,43 +2,140 @@
 
 import asyncio
 
+from cloudcore.kube import resources
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.informer import Informer, InformerSettings
-from cloudcore.kube.resources import DEVICE, DEVICE_MODEL, DEVICE_STATUS, NODE, Kind
+from cloudcore.kube.resources import CRD, DEVICE, DEVICE_MODEL, DEVICE_STATUS, NODE, POD, SECRET, Kind
 from cloudcore.kube.subresources import StatusPaths
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
+from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
+
+CORE = (DEVICE, DEVICE_MODEL, DEVICE_STATUS, NODE)  # without these there is no cloud
+WANTED = (  # what pods need; a kind that we may not read, or that is not served, is left out
+    POD,
+    resources.CONFIG_MAP,
+    SECRET,
+    resources.SERVICE_ACCOUNT,
+    resources.NAMESPACE,
+    resources.SERVICE,
+    resources.ENDPOINT_SLICE,
+    resources.CLAIM,
+    resources.VOLUME,
+    resources.RUNTIME_CLASS,
+    resources.REPLICA_SET,
+    resources.DEPLOYMENT,
+    resources.DAEMON_SET,
+    resources.STATEFUL_SET,
+    resources.JOB,
+    resources.CRON_JOB,
+    resources.ROLE,
+    resources.ROLE_BINDING,
+    resources.CLUSTER_ROLE,
+    resources.CLUSTER_ROLE_BINDING,
+    CRD,
+)
+SELECTORS = {
+    POD: "spec.nodeName!=",  # until it is bound, a pod is no node's
+    SECRET: "type!=helm.sh/release.v1",  # large, many, and nothing that a pod reads
+}
+MAX_CUSTOM = 64  # kinds that definitions ask for: each costs a watch
+log = Logger("cluster")
 
 
 class Cluster:
-    """Read through ``devices``, ``models``, ``statuses``, ``nodes``; write through ``client``."""
+    """Read through ``devices``, ``models``, ``statuses``, ``nodes``, ``pods`` and ``of``; write through ``client``."""
 
     def __init__(
         self, client: KubeClient, *, clock: Clock, rng: Rng, metrics: Metrics, settings: InformerSettings | None = None
     ) -> None:
-        def informer(kind: Kind) -> Informer:
-            return Informer(client, kind, clock=clock, rng=rng, metrics=metrics, settings=settings)
-
         self.client = client
         self.clock, self.rng, self.metrics = clock, rng, metrics
         self.paths = StatusPaths(client, clock)
-        self.devices, self.models = informer(DEVICE), informer(DEVICE_MODEL)
-        self.statuses, self.nodes = informer(DEVICE_STATUS), informer(NODE)
+        self._settings = settings
+        self._all: dict[tuple[str, str], Informer] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        for kind in CORE:
+            self._add(kind, optional=False)
+        for kind in WANTED:
+            self._add(kind, optional=True)
+        self.devices, self.models = self.of(DEVICE), self.of(DEVICE_MODEL)
+        self.statuses, self.nodes, self.pods = self.of(DEVICE_STATUS), self.of(NODE), self.of(POD)
+
+    def of(self, kind: Kind) -> Informer:
+        """Return the informer of a kind that is always read."""
+        return self._all[kind.group, kind.plural]
+
+    def find(self, group: str, plural: str) -> Informer | None:
+        return self._all.get((group, plural))
 
     @property
     def informers(self) -> tuple[Informer, ...]:
-        return (self.devices, self.models, self.statuses, self.nodes)
+        return tuple(self._all.values())
 
     @property
     def synced(self) -> bool:
-        return all(informer.synced.is_set() for informer in self.informers)
+        return all(self.of(kind).synced.is_set() for kind in CORE)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every kind but custom ones is listed or left out: then it is known what a node should *not* hold."""
+        return all(self.of(kind).settled.is_set() for kind in (*CORE, *WANTED))
+
+    def follow(self, kind: Kind) -> Informer | None:
+        """Begin to read one more kind; None when it is read already, or when there are too many."""
+        where = (kind.group, kind.plural)
+        if where in self._all:
+            return None
+        if len(self._all) >= len(CORE) + len(WANTED) + MAX_CUSTOM:
+            log.warning("too many synced definitions", left_out=f"{kind.plural}.{kind.group}", most=MAX_CUSTOM)
+            return None
+        informer = self._add(kind, optional=True)
+        self._start(where)
+        return informer
+
+    def unfollow(self, kind: Kind) -> None:
+        """Read a kind that ``follow`` added no more; its objects are told as gone first."""
+        where = (kind.group, kind.plural)
+        informer = self._all.pop(where, None)
+        task = self._tasks.pop(where, None)
+        if task is not None:
+            task.cancel()
+        if informer is not None:
+            informer.clear()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for informer in self.informers:
-                group.create_task(informer.run())
+            self._group = group
+            for where in list(self._all):
+                self._start(where)
+            await asyncio.Event().wait()  # the group lives as long as the process, whichever kinds come and go
 
     async def wait_synced(self) -> None:
-        for informer in self.informers:
-            await informer.synced.wait()
+        """Wait for the first list of the kinds without which there is no cloud."""
+        for kind in CORE:
+            await self.of(kind).synced.wait()
+
+    async def wait_settled(self) -> None:
+        """Wait until every kind but custom ones is listed or left out."""
+        for kind in (*CORE, *WANTED):
+            await self.of(kind).settled.wait()
+
+    def _add(self, kind: Kind, *, optional: bool) -> Informer:
+        informer = self._all[kind.group, kind.plural] = Informer(
+            self.client,
+            kind,
+            clock=self.clock,
+            rng=self.rng,
+            metrics=self.metrics,
+            settings=self._settings,
+            field_selector=SELECTORS.get(kind, ""),
+            optional=optional,
+        )
+        return informer
+
+    def _start(self, where: tuple[str, str]) -> None:
+        if self._group is not None:
+            self._tasks[where] = self._group.create_task(self._all[where].run(), name=f"informer {where[1]}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from cloudcore.kube.client import KubeClient
-from cloudcore.kube.errors import ApiUnavailable, Gone, from_status
+from cloudcore.kube.errors import ApiUnavailable, Forbidden, Gone, NotFound, from_status
 from cloudcore.kube.resources import Kind
 from proto.kit import canonical
 from proto.kit.backoff import Backoff, Rng
@@ -19,6 +19,7 @@ from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 
 PAGE_OBJECTS = 500
+LEFT_OUT_PAUSE_S = 60.0  # rights and definitions come by a person's hand
 MAX_LINE_BYTES = 8 << 20  # one watch event; Kubernetes objects are at most 3 MiB
 log = Logger("informer")
 _decoder = msgspec.json.Decoder()
@@ -47,7 +48,8 @@ class Informer:
     """What the API server holds of one kind, kept current. ``objects`` must not be mutated.
 
     Listeners run on the loop for each change as ``(name, old, new)``; None means absent. ``synced`` is set by the first
-    complete list and stays: afterwards ``objects`` is at worst old, never partial.
+    complete list and stays: afterwards ``objects`` is at worst old, never partial. An ``optional`` kind that is forbidden or
+    absent is *left out*: said once, asked for again each minute, and nobody waits for it.
     """
 
     def __init__(
@@ -60,12 +62,16 @@ class Informer:
         metrics: Metrics,
         settings: InformerSettings | None = None,
         field_selector: str = "",
+        optional: bool = False,
     ) -> None:
         self.kind = kind
         self.objects: dict[Name, dict[str, Any]] = {}
         self.synced = asyncio.Event()
+        self.settled = asyncio.Event()  # synced, or left out
+        self.left_out = False
         self.connected = False
         self.last_error = ""
+        self._optional = optional
         self._client = client
         self._clock = clock
         self._settings = settings or InformerSettings()
@@ -87,6 +93,11 @@ class Informer:
     def get(self, namespace: str, name: str) -> dict[str, Any] | None:
         return self.objects.get(Name(namespace, name))
 
+    def clear(self) -> None:
+        """Tell of every object as gone: nobody will read this kind any more."""
+        for name in list(self.objects):
+            self._set(name, None)
+
     async def run(self) -> None:
         """List, then watch, for ever."""
         while True:
@@ -98,6 +109,12 @@ class Informer:
             except Gone as error:
                 self._revision = ""
                 self._lost("gone", str(error))
+            except (Forbidden, NotFound) as error:
+                if self._optional:
+                    self._leave_out(error)
+                    await self._clock.sleep(LEFT_OUT_PAUSE_S)
+                    continue
+                self._lost("error", str(error))
             except SkerryError as error:
                 self._lost("error", str(error))
             except (KeyError, TypeError, AttributeError) as error:
@@ -109,12 +126,25 @@ class Informer:
 
     def _lost(self, reason: str, text: str) -> None:
         self._restarts.inc(self.kind.plural, reason)
-        if self.connected and text:
+        if self._optional:
+            log.debug("watch ended", resource=self.kind.plural, reason=text)  # the kinds that matter most say it aloud
+        elif self.connected and text:
             log.info("watch ended, resuming", resource=self.kind.plural, reason=text)
         elif text and text != self.last_error:
             log.warning("cannot read from the API server", resource=self.kind.plural, reason=text)
         self.connected = False
         self.last_error = text
+
+    def _leave_out(self, error: Forbidden | NotFound) -> None:
+        if isinstance(error, NotFound):  # nothing of it can exist
+            self.clear()
+            self.synced.set()
+        if not self.left_out:
+            say = log.warning if isinstance(error, Forbidden) else log.debug
+            say("left out", resource=self.kind.plural, reason=error)
+        self.left_out, self.connected, self.last_error = True, False, str(error)
+        self._revision = ""  # what may be listed and not watched is listed each time
+        self.settled.set()
 
     async def _list(self) -> None:
         found: dict[Name, dict[str, Any]] = {}
@@ -134,6 +164,7 @@ class Informer:
             self._set(name, item)
         self._revision = str(metadata.get("resourceVersion") or "0")
         self.synced.set()
+        self.settled.set()
 
     async def _watch(self) -> None:
         query = {
@@ -146,6 +177,7 @@ class Informer:
             if not self.connected:
                 log.debug("watching", resource=self.kind.plural, revision=self._revision)
             self.connected = True
+            self.left_out = False
             async for line in _lines(stream):
                 self._event(line)
                 self._backoff.reset()

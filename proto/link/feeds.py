@@ -71,7 +71,9 @@ class CloudOutlet:
     def states(self, flying: Container[str], max_rows: int, max_bytes: int) -> list[StateRow]:
         out: list[StateRow] = []
         size = 0
-        for key in [key for key in self.dirty if key not in flying][:max_rows]:
+        for key in [key for key in self.dirty if key not in flying]:
+            if len(out) >= max_rows:  # keys of kinds that cannot be read now wait, and no others behind them
+                break
             try:
                 body = self._replica.body(self.node, key)
             except NotSynced:

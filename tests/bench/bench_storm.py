@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 
 from cloudcore import certs, revocation
 from cloudcore.certs import Authority
-from cloudcore.hub.scope import downward
+from cloudcore.hub.scope_bodies import downward
 from cloudcore.sql import Sql
 from proto.kit import canonical, files, tls
 from proto.kit.backoff import Rng

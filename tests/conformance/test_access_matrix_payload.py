@@ -37,7 +37,7 @@ async def test_statuses_events_registrations_and_leases_of_another_node_are_not_
     async with running(tmp_path) as cloud:
         device = await cloud.device("kiln", node="gw-1")
         await cloud.device("oven", node="gw-2")
-        await eventually(lambda: cloud.hub.scope.wanted("gw-1") and cloud.hub.scope.wanted("gw-2"))
+        await eventually(lambda: cloud.hub.scope.devices("gw-1") and cloud.hub.scope.devices("gw-2"))
         before = await cloud.status("kiln")
 
         await cloud.hub.replica.connected("gw-2", 1)

@@ -123,7 +123,7 @@ async def hub_on(file: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud]
         supervisor = Supervisor(clock)
         stack.push_async_callback(supervisor.close)
         await hub.start(supervisor)
-        await cluster.wait_synced()
+        await cluster.wait_settled()
         cloud = Cloud(client, cluster, hub, sql, metrics)
         cloud.changes = changes
         yield cloud

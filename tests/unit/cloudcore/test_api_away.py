@@ -18,7 +18,7 @@ async def test_a_status_is_acknowledged_only_once_an_api_server_that_was_away_ha
         kubeconfig = await api.enter_async_context(bare_api(tmp_path, options))
         async with hub_on(kubeconfig) as cloud:
             uid = (await cloud.device("kiln"))["metadata"]["uid"]
-            await eventually(lambda: cloud.hub.scope.wanted("gw-1"))
+            await eventually(lambda: cloud.hub.scope.devices("gw-1"))
             await api.aclose()
             change = status_change("kiln", uid, 1)
 
@@ -49,16 +49,16 @@ async def test_what_changed_while_it_was_away_is_seen_when_it_is_back(tmp_path: 
         kubeconfig = await api.enter_async_context(bare_api(tmp_path, options))
         async with hub_on(kubeconfig) as cloud:
             await cloud.device("kiln")
-            await eventually(lambda: cloud.hub.scope.wanted("gw-1"))
+            await eventually(lambda: cloud.hub.scope.devices("gw-1"))
 
             await api.aclose()
             await eventually(lambda: not cloud.cluster.devices.connected)
-            assert cloud.hub.scope.wanted("gw-1")
+            assert cloud.hub.scope.devices("gw-1")
             await api.enter_async_context(bare_api(tmp_path, options))
             await eventually(lambda: cloud.cluster.devices.connected)
             await cloud.device("oven")
 
-            await eventually(lambda: len(cloud.hub.scope.wanted("gw-1")) == 2)
+            await eventually(lambda: len(cloud.hub.scope.devices("gw-1")) == 2)
 
 
 async def test_people_are_told_of_a_fenced_copy_once_the_server_is_back(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ async def test_definitions_without_a_status_subresource_work(tmp_path: Path) -> 
     await cloud_without_subresources(tmp_path)
     async with running(tmp_path) as cloud:
         device = await cloud.device("kiln")
-        await eventually(lambda: cloud.hub.scope.wanted("gw-1"))
+        await eventually(lambda: cloud.hub.scope.devices("gw-1"))
         await cloud.hub.replica.connected("gw-1", 1)
         change = status_change("kiln", device["metadata"]["uid"], 1, extensions={"observedGeneration": 1})
         await cloud.hub.upstream.apply("gw-1", [change])

@@ -1,0 +1,227 @@
+"""Pods over the real API: what a node gets with them, and what it may say about them."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudcore.kube import resources
+from cloudcore.kube.client import STRATEGIC_PATCH
+from cloudcore.kube.errors import NotFound
+from cloudcore.kube.resources import CONFIG_MAP, NAMESPACE, NODE, POD, SECRET, SERVICE, SERVICE_ACCOUNT, Kind
+from proto.kit import canonical
+from proto.link.replica import MessageRow, StateChange
+from tests.kit.cloud import Cloud, running
+from tests.kit.wait import eventually
+
+WEB = POD.key("default", "web")
+IMAGE = {"name": "main", "image": "registry.example/web:1"}
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
+    async with running(tmp_path) as made:
+        await made.client.create(NODE, "", node("gw-1"))
+        yield made
+
+
+def node(name: str, **annotations: str) -> dict[str, Any]:
+    labels = {"node-role.kubernetes.io/edge": "", "kubernetes.io/hostname": name}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels, "annotations": annotations},
+    }
+
+
+def pod(name: str = "web", on: str = "gw-1", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {"nodeName": on, "containers": [IMAGE], **spec},
+    }
+
+
+async def make(cloud: Cloud, kind: Kind, name: str, **fields: Any) -> dict[str, Any]:
+    metadata = {"name": name, **fields.pop("metadata", {})}
+    body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **fields}
+    return await cloud.client.create(kind, "default" if kind.namespaced else "", body)
+
+
+async def run_pod(cloud: Cloud, **spec: Any) -> dict[str, Any]:
+    made = await cloud.client.create(POD, "default", pod(**spec))
+    await eventually(lambda: POD.key("default", made["metadata"]["name"]) in cloud.hub.scope.wanted("gw-1"))
+    return made
+
+
+def holds(cloud: Cloud, kind: Kind, node: str = "gw-1") -> set[str]:
+    prefix = f"{kind.group or 'core'}/{kind.plural}/"
+    return {key.rsplit("/", 1)[1] for key in cloud.hub.scope.wanted(node) if key.startswith(prefix)}
+
+
+def said(uid: str, version: int, **status: Any) -> StateChange:
+    return StateChange(WEB, json.dumps({"uid": uid, "version": version, "status": status}).encode())
+
+
+async def shown(cloud: Cloud) -> dict[str, Any]:
+    found = await cloud.client.get(POD, "default", "web")
+    status: dict[str, Any] = found.get("status") or {}
+    return status
+
+
+def dropped(cloud: Cloud, reason: str) -> float:
+    return cloud.metrics.counter("skerry_cloud_status_dropped_total", "", ("reason",)).value(reason)
+
+
+async def test_a_pod_brings_what_it_reads_and_nothing_else(cloud: Cloud) -> None:
+    for name in ("env", "file", "projected", "other"):
+        await make(cloud, CONFIG_MAP, name, data={"k": "v"})
+        await make(cloud, SECRET, name, stringData={"k": "v"})
+    await make(cloud, SECRET, "pull", stringData={"k": "v"})
+    source = [{"configMap": {"name": "projected"}}, {"secret": {"name": "projected"}}]
+    volumes = [
+        {"name": "a", "configMap": {"name": "file"}},
+        {"name": "b", "secret": {"secretName": "file"}},
+        {"name": "c", "projected": {"sources": [*source, {"configMap": {"name": "kube-root-ca.crt"}}]}},
+    ]
+    env = [{"configMapRef": {"name": "env"}}, {"secretRef": {"name": "env"}}]
+
+    await run_pod(cloud, volumes=volumes, containers=[{**IMAGE, "envFrom": env}], imagePullSecrets=[{"name": "pull"}])
+
+    assert holds(cloud, SECRET) == {"env", "file", "projected", "pull"}
+    assert holds(cloud, CONFIG_MAP) >= {"env", "file", "projected"}
+    assert "other" not in holds(cloud, CONFIG_MAP)
+    assert cloud.hub.scope.body("gw-1", SECRET.key("default", "other")) is None
+    assert cloud.hub.scope.body("gw-2", SECRET.key("default", "env")) is None
+
+
+async def test_a_secret_made_after_its_pod_follows_it_and_leaves_with_it(cloud: Cloud) -> None:
+    made = await run_pod(cloud, imagePullSecrets=[{"name": "late"}])
+    cloud.changes.clear()
+
+    await make(cloud, SECRET, "late", stringData={"k": "v"})
+    await eventually(lambda: holds(cloud, SECRET) == {"late"})
+    assert ("gw-1", SECRET.key("default", "late")) in cloud.changes
+
+    await cloud.client.delete(POD, "default", "web", uid=made["metadata"]["uid"], grace_s=0)
+    await eventually(lambda: holds(cloud, SECRET) == set())
+    assert holds(cloud, POD) == set()
+
+
+async def test_a_pod_brings_its_namespace_services_and_account(cloud: Cloud) -> None:
+    await make(cloud, SERVICE, "shop", spec={"ports": [{"port": 80}]})
+    await make(cloud, SECRET, "registry", stringData={"k": "v"})
+    await make(cloud, SERVICE_ACCOUNT, "clerk", imagePullSecrets=[{"name": "registry"}])
+
+    await run_pod(cloud, serviceAccountName="clerk")
+
+    assert holds(cloud, NAMESPACE) == {"default"}
+    assert "shop" in holds(cloud, SERVICE)
+    assert holds(cloud, SERVICE_ACCOUNT) == {"clerk"}
+    assert holds(cloud, SECRET) == {"registry"}
+
+
+async def test_a_status_is_joined_with_what_others_say_about_the_pod(cloud: Cloud) -> None:
+    uid = (await run_pod(cloud))["metadata"]["uid"]
+    bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    patch = {"status": {"phase": "Pending", "conditions": [bound], "podIPs": [{"ip": "10.0.0.1"}], "podIP": "10.0.0.1"}}
+    await cloud.client.patch(POD, "default", "web", patch, content_type=STRATEGIC_PATCH, subresource="status")
+
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z"}
+    change = said(uid, 1, phase="Running", conditions=[ready], podIP="10.0.0.2", podIPs=[{"ip": "10.0.0.2"}])
+    await cloud.hub.upstream.apply("gw-1", [change])
+
+    status = await shown(cloud)
+    assert status["phase"] == "Running"
+    assert {c["type"] for c in status["conditions"]} == {"PodScheduled", "Ready"}
+    assert status["podIPs"] == [{"ip": "10.0.0.2"}]
+
+
+async def test_a_status_for_another_pod_of_the_name_is_dropped_and_counted(cloud: Cloud) -> None:
+    await run_pod(cloud)
+
+    await cloud.hub.upstream.apply("gw-1", [said("u-of-an-earlier-one", 1, phase="Running")])
+
+    assert (await shown(cloud)).get("phase") != "Running"
+    assert dropped(cloud, "wrong-uid") == 1
+
+
+async def test_a_status_from_another_node_is_dropped_and_counted(cloud: Cloud) -> None:
+    uid = (await run_pod(cloud))["metadata"]["uid"]
+
+    await cloud.hub.upstream.apply("gw-2", [said(uid, 1, phase="Running")])
+
+    assert (await shown(cloud)).get("phase") != "Running"
+    assert dropped(cloud, "not-this-node") == 1
+
+
+async def test_a_finished_pod_is_never_running_again(cloud: Cloud) -> None:
+    uid = (await run_pod(cloud))["metadata"]["uid"]
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 5, phase="Succeeded")])
+    await eventually(lambda: _phase(cloud) == "Succeeded")
+
+    cloud.hub.upstream.session_started("gw-1")  # its disk was wiped: versions begin again
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 1, phase="Running")])
+
+    assert (await shown(cloud))["phase"] == "Succeeded"
+    assert dropped(cloud, "finished") == 1
+
+
+def _phase(cloud: Cloud) -> str:
+    found = cloud.cluster.pods.get("default", "web") or {}
+    return str((found.get("status") or {}).get("phase"))
+
+
+async def test_a_finished_pod_goes_to_its_node_with_its_status_and_without_secrets(cloud: Cloud) -> None:
+    await make(cloud, SECRET, "pull", stringData={"k": "v"})
+    uid = (await run_pod(cloud, imagePullSecrets=[{"name": "pull"}]))["metadata"]["uid"]
+    before = cloud.hub.scope.wanted("gw-1")[WEB]
+
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 1, phase="Succeeded")])
+    await eventually(lambda: holds(cloud, SECRET) == set())
+
+    body = cloud.hub.scope.body("gw-1", WEB)
+    assert body is not None
+    assert canonical.decode(body)["status"]["phase"] == "Succeeded"
+    assert cloud.hub.scope.wanted("gw-1")[WEB] == before
+
+
+async def tell(cloud: Cloud, seq: int, kind: str, node_name: str = "gw-1", **body: Any) -> None:
+    row = MessageRow(seq, kind, json.dumps(body).encode())
+    await cloud.hub.replica.apply_messages(node_name, "incarnation", [row])
+
+
+async def test_a_pod_that_ended_at_its_node_leaves_the_api(cloud: Cloud) -> None:
+    uid = (await run_pod(cloud))["metadata"]["uid"]
+    marked = await cloud.client.delete(POD, "default", "web")
+    assert marked["metadata"]["deletionTimestamp"]
+    await eventually(lambda: "deletionTimestamp" in (cloud.cluster.pods.get("default", "web") or {})["metadata"])
+
+    await tell(cloud, 1, "pod-gone", namespace="default", name="web", uid=uid)
+
+    async def gone() -> bool:
+        try:
+            await cloud.client.get(POD, "default", "web")
+        except NotFound:
+            return True
+        return False
+
+    await eventually(gone)
+
+
+@pytest.mark.parametrize(("node_name", "uid"), [("gw-2", ""), ("gw-1", "u-of-an-earlier-one"), ("gw-1", "")])
+async def test_no_node_deletes_what_is_not_its_own_or_not_marked(cloud: Cloud, node_name: str, uid: str) -> None:
+    made = await run_pod(cloud)
+
+    await tell(cloud, 1, "pod-gone", node_name, namespace="default", name="web", uid=uid or made["metadata"]["uid"])
+    await tell(cloud, 2, "event", node_name, involvedObject={"kind": "Node", "name": node_name}, reason="After")
+
+    async def after() -> bool:
+        events = await cloud.client.list(resources.EVENT)
+        return any(event["reason"] == "After" for event in events["items"])
+
+    await eventually(after)
+    assert (await cloud.client.get(POD, "default", "web"))["metadata"]["uid"] == made["metadata"]["uid"]
