@@ -15,11 +15,16 @@ from edgecore.data_dir import DataDir, Lock, Running
 from edgecore.devices import controller
 from edgecore.devices.controller import DeviceController
 from edgecore.devices.mappers import Mappers
+from edgecore.localapi import journal as offline_writes
+from edgecore.localapi.journal import Journal
+from edgecore.localapi.refusals import Refusals
+from edgecore.localapi.server import LocalApi
 from edgecore.node import NodeRoom, NodeStatus
 from edgecore.renewal import Renewal
 from edgecore.settings import Settings
 from edgecore.sync import Replica
 from kubeapi.store import Limits, Store
+from proto import writes
 from proto.kit import daemon
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock, SystemClock, rfc3339
@@ -35,7 +40,7 @@ from proto.link.edge import EdgeLink
 log = Logger("edgecore")
 STORE_HISTORY = Limits(rows=1000, bytes=4 << 20, batch=64)  # nobody watches an edge's store from long ago
 DECODED_OBJECTS = 256
-SCHEMAS = (link.SCHEMA, device_broker.SCHEMA, controller.SCHEMA, node.SCHEMA, sync.SCHEMA)
+SCHEMAS = (link.SCHEMA, device_broker.SCHEMA, controller.SCHEMA, node.SCHEMA, sync.SCHEMA, offline_writes.SCHEMA)
 NODE_TURN_S = 1.0
 LEAST_FREE_BYTES = 1 << 20
 OPENING_BYTES = 64 << 10  # the -wal and -shm files that opening a database makes
@@ -78,6 +83,9 @@ async def start(directory: DataDir, settings: Settings, stack: AsyncExitStack, c
     app = App(directory, settings, db, store, broker, clock=clock, rng=rng, metrics=metrics)
     app.api_port = await app.api.start(settings.api.host, settings.api.port)
     stack.push_async_callback(app.api.close)
+    if app.local_api is not None:
+        await app.local_api.start(app.supervisor)
+        stack.push_async_callback(app.local_api.close)
     stack.push_async_callback(app.supervisor.close)
     app.spawn()
     await broker.listen(settings.device_broker, clock)
@@ -124,6 +132,9 @@ class App:
         self.api_port = 0
         self._started = rfc3339(clock.wall())
         name = settings.node
+        self.journal = Journal(
+            name, Refusals(name, store, clock), clock=clock, metrics=metrics, waiting=db.read(offline_writes.waiting)
+        )
         self.replica = Replica(
             name,
             db,
@@ -132,10 +143,14 @@ class App:
             statuses_of=self._statuses,
             node_status=lambda: self.node.shown,
             metrics=metrics,
+            messages={writes.RESULT: self.journal.answered},
+            offline=self.journal,
         )
         self.link = EdgeLink(
             name, self._cloud(), db, self.replica, settings.link, clock=clock, rng=rng, metrics=metrics
         )
+        self.journal.connect(self.link.outbox, self.replica.show)
+        self.local_api = self._local_api(rng) if settings.local_api.enabled else None
         self.node = NodeStatus(
             name,
             db,
@@ -189,6 +204,18 @@ class App:
             version=cloud.mqtt_version,
         )
 
+    def _local_api(self, rng: Rng) -> LocalApi:
+        return LocalApi.open(
+            self.directory,
+            self.settings.node,
+            self.settings.local_api,
+            self.store,
+            self.journal,
+            clock=self.clock,
+            rng=rng,
+            metrics=self.metrics,
+        )
+
     def spawn(self) -> None:
         """Start every long-lived task."""
         spawn = self.supervisor.spawn
@@ -203,7 +230,10 @@ class App:
         """What the ready line shows."""
         host = self.settings.api.host
         shown = f"[{host}]" if ":" in host else host
-        return {"node": self.settings.node, "mqtt": self.broker.address, "api": f"http://{shown}:{self.api_port}"}
+        out = {"node": self.settings.node, "mqtt": self.broker.address, "api": f"http://{shown}:{self.api_port}"}
+        if self.local_api is not None:
+            out["kubernetes"] = f"https://{self.settings.local_api.host}:{self.local_api.port}"
+        return out
 
     def _statuses(self) -> dict[str, bytes]:
         own = {node.key_of(self.settings.node): self.node.body} if self.node.body else {}
@@ -219,4 +249,5 @@ class App:
             statuses=self.store.list(kinds.DEVICE_STATUS, None),
             directory=self.directory,
             now=self.clock.wall(),
+            local_api=None if self.local_api is None else self.local_api.summary(),
         )

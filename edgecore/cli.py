@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     reset.add_argument("--keep-data", action="store_true", help="forget the identity only: twins and what waits stay")
     reset.add_argument("--purge", action="store_true", help="delete for good instead of keeping a quarantine copy")
     _device(verbs)
+    _local(verbs)
     return top
 
 
@@ -56,6 +57,11 @@ def _device(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
     explain = with_output(_settings(_verb(inner, "explain", "say why a twin is pending", module="device")))
     explain.add_argument("name", help="device, NAME or NAMESPACE/NAME")
     explain.add_argument("-n", "--namespace", default="", metavar="NS", help="namespace of the device")
+
+
+def _local(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    config = _settings(_verb(verbs, "kubectl-config", "print a kubeconfig of this node's API", module="kubectl_config"))
+    config.add_argument("--out", default=None, metavar="FILE", help="write it to FILE, mode 0600")
 
 
 def _verb(

@@ -15,6 +15,9 @@ from proto.kit.canonical import UNREADABLE
 from proto.kit.errors import SkerryError, Terminal
 
 MAX_LOCK_BYTES = 4096
+# of the node-local API, in the pki directory
+LOCAL_CA, LOCAL_CA_KEY = "local-ca.crt", "local-ca.key"
+LOCAL_CERTIFICATE, LOCAL_KEY = "local-api.crt", "local-api.key"
 
 
 class AlreadyRunning(Terminal):

@@ -50,3 +50,10 @@ def link_summary(directory: DataDir) -> dict[str, Any] | None:
         return {name: conn.execute(sql).fetchone()[0] for name, sql in counts.items()}
 
     return read(directory, summary)
+
+
+def writes_summary(directory: DataDir) -> dict[str, int]:
+    """How many writes at the node-local API wait for the cloud, and how many it did not apply."""
+    sql = "SELECT count(*) FILTER (WHERE outcome = ''), count(*) FILTER (WHERE outcome != '') FROM pending_write"
+    found = read(directory, lambda conn: conn.execute(sql).fetchone())
+    return dict(zip(("pending", "conflicts"), found or (0, 0), strict=True))

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from edgecore.localapi.settings import LocalApiSettings
 from edgecore.pods.settings import PodsSettings
 from proto.kit import settings as kit
 from proto.kit.errors import UsageError
@@ -111,6 +113,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device_broker: DeviceBroker = DeviceBroker()
     devices: Devices = Devices()
     api: Api = Api()
+    local_api: LocalApiSettings = LocalApiSettings()
     node_options: NodeOptions = NodeOptions()
     pods: PodsSettings = PodsSettings()
     log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$", description="least level logged")] = "info"
@@ -149,6 +152,7 @@ def _check(settings: Settings) -> None:
     _check_url("cloud.join", settings.cloud.join, ("https",))
     _check_url("device_broker.url", settings.device_broker.url, ("mqtt", "mqtts"))
     _check_device_broker(settings.device_broker)
+    _check_local_api(settings.local_api)
 
 
 def _check_url(key: str, url: str, schemes: tuple[str, ...]) -> None:
@@ -173,3 +177,11 @@ def _check_device_broker(broker: DeviceBroker) -> None:
             f"settings: device_broker.host {broker.host} is reachable from outside: set device_broker.password_file,"
             " or device_broker.tls_cert, tls_key and tls_ca (anonymous access is for 127.0.0.1 only)"
         )
+
+
+def _check_local_api(local: LocalApiSettings) -> None:
+    for key, text in (("host", local.host), ("pod_address", local.pod_address)):
+        try:
+            ip_address(text or "127.0.0.1")
+        except ValueError as error:
+            raise UsageError(f"settings: local_api.{key} {text!r} is no IP address") from error

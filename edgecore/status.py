@@ -55,6 +55,7 @@ def document(
     statuses: Iterable[dict[str, Any]],
     directory: DataDir,
     now: datetime,
+    local_api: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Assemble the document (pure but for certificate and disk)."""
     devices, statuses = list(devices), list(statuses)
@@ -67,6 +68,8 @@ def document(
         "label": label_of(devices, statuses),
         "certificate": certificate_summary(directory.certificate, now),
         "disk": disk_summary(directory),
+        "local_api": local_api or {"port": 0, "pod_address": ""},
+        "writes": offline.writes_summary(directory),
     }
 
 

@@ -13,7 +13,8 @@ from proto.kit.errors import MalformedMessage
 KIND, RESULT = "write", "write-result"  # of the messages
 APPLIED, CONFLICT, REFUSED = "applied", "conflict", "refused"
 CREATE, PATCH, DELETE = "create", "patch", "delete"
-ADMIN_GROUP, ADMIN_PREFIX = "skerry:node-admins", "skerry:node-admin:"  # the technician at a node
+ADMIN_GROUP = "skerry:node-admins"
+MAX_NAME = 64  # of a common name (RFC 5280 ub-common-name): the longest node names lose their end
 
 Json = dict[str, Any]
 
@@ -71,3 +72,8 @@ def encode(message: Write | WriteResult) -> bytes:
 def mark_of(node: str) -> str:
     """Return the annotation, on the cloud's object, that says which write of ``node`` it has seen last."""
     return f"write.edge.skerry.io/{node}"
+
+
+def admin_of(node: str) -> str:
+    """Return the user that the technician at ``node`` is, there and in the cloud; its group is ``ADMIN_GROUP``."""
+    return f"skerry:node-admin:{node}"[:MAX_NAME]

@@ -30,11 +30,19 @@ def render(document: dict[str, Any]) -> str:
             "Devices",
             f"{devices['total']}: {devices['synced']} synced, {devices['pending']} pending, {devices['stale']} stale",
         ),
+        ("Writes", _writes(document.get("writes") or {})),
         ("Label", document["label"] or "-"),
         ("Certificate", _certificate(document["certificate"])),
         ("Disk", f"{disk['free_bytes'] >> 20} MiB free, database {disk['database_bytes'] >> 10} KiB"),
     ]
     return "\n".join(f"{name:<12} {text}" for name, text in rows)
+
+
+def _writes(writes: dict[str, int]) -> str:
+    refused = writes.get("conflicts", 0)
+    return f"{writes.get('pending', 0)} pending, {refused} not applied" + (
+        ": edgecore conflicts list" if refused else ""
+    )
 
 
 def _daemon(daemon: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from proto import gap
+from proto import gap, writes
 from proto.frames import GAP, Messages
 from proto.kit.clock import Clock
 from proto.kit.database import Tx
@@ -41,6 +41,10 @@ CREATE TABLE IF NOT EXISTS link_message (
 """
 ROW_COST = 64  # bytes that a row costs beside its body
 PRUNE_RATIO = 0.02  # of the quota: drop a little more than needed, so that not every put drops
+KEPT = (
+    GAP,
+    writes.KIND,
+)  # never dropped by a quota: who writes at the node was promised an answer, and is bounded there
 PRIORITY = 1
 SETTLE_ROWS = 5_000  # forgotten in one transaction
 FULL_DISK_ROWS = 100  # the same on a full disk: its log must fit into the reserve
@@ -132,8 +136,8 @@ class Outbox:
         limit = self.settings.message_quota_age_s
         if limit:
             old = tx.execute(
-                "SELECT seq, prev, length(body) FROM link_message WHERE born_s < ? AND kind != ? ORDER BY seq",
-                (now - limit, GAP),
+                "SELECT seq, prev, length(body) FROM link_message WHERE born_s < ? AND kind NOT IN (?, ?) ORDER BY seq",
+                (now - limit, *KEPT),
             ).fetchall()
             self._drop(tx, old, "age")
 
@@ -279,8 +283,8 @@ class Outbox:
         quota = self.settings.message_quota_bytes
         excess = waiting - quota + int(quota * PRUNE_RATIO)
         old: list[tuple[int, int, int]] = []
-        query = "SELECT seq, prev, length(body) FROM link_message WHERE kind != ? ORDER BY seq"
-        for row in tx.execute(query, (GAP,)):
+        query = "SELECT seq, prev, length(body) FROM link_message WHERE kind NOT IN (?, ?) ORDER BY seq"
+        for row in tx.execute(query, KEPT):
             if excess <= 0:
                 break
             old.append(row)

@@ -20,7 +20,7 @@ class LoneEdge:
 
     def __init__(self, path: Path) -> None:
         self.directory = DataDir(path / "edge")
-        self.mqtt_port, self.api_port = free_port(), free_port()
+        self.mqtt_port, self.api_port, self.local_port = free_port(), free_port(), free_port()
         self.directory.pki.mkdir(parents=True, mode=0o700)
         authority = Authority.open_or_create(path / "ca", SystemClock())
         pair = authority.client_certificate(NODE, f"system:node:{NODE}", ("system:nodes",))
@@ -33,6 +33,7 @@ class LoneEdge:
             "cloud: {broker: 'mqtts://127.0.0.1:1'}\n"
             f"device_broker: {{port: {self.mqtt_port}}}\n"
             f"api: {{port: {self.api_port}}}\n"
+            f"local_api: {{port: {self.local_port}, pod_address: ''}}\n"
         )
         self.daemon = Daemon(NODE, ["edgecore", "run", "--data-dir", str(self.directory.path)], path / "edge.log")
 

@@ -44,6 +44,7 @@ async def test_the_ready_line_names_node_and_addresses(lone_edge: LoneEdge) -> N
         "node": "gw-1",
         "mqtt": f"mqtt://127.0.0.1:{lone_edge.mqtt_port}",
         "api": f"http://127.0.0.1:{lone_edge.api_port}",
+        "kubernetes": f"https://127.0.0.1:{lone_edge.local_port}",
     }
 
 

@@ -56,6 +56,7 @@ class Edge:
         self.relay = Relay(platform.broker_port)
         self.mqtt_port = free_port()
         self.api_port = free_port()
+        self.local_port = free_port()
         self._platform = platform
         self._sets = sets
         self.broker_scheme = "mqtts"  # "mqtt" where a foreign broker without TLS stands in between
@@ -77,6 +78,8 @@ class Edge:
                 f"cloud.broker={self.broker_scheme}://127.0.0.1:{self.relay.port}",
                 f"device_broker.port={self.mqtt_port}",
                 f"api.port={self.api_port}",
+                f"local_api.port={self.local_port}",
+                "local_api.pod_address=''",
                 *self._sets,
             ]
             argv = ["edgecore", "run", "--data-dir", str(self.data_dir), *(w for s in sets for w in ("--set", s))]

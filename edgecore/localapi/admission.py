@@ -1,0 +1,57 @@
+"""What is made at a node belongs to it: a label says so, and what runs is bound to it (LOCAL-6). A Hook of kubeapi."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kubeapi.admission import Attempt
+from kubeapi.errors import forbidden
+from kubeapi.kinds import RBAC_GROUP
+from proto import labels, templates
+
+Json = dict[str, Any]
+# who may do what, which kinds there are, who is trusted
+CLOUD_ONLY = frozenset({RBAC_GROUP, "apiextensions.k8s.io", "certificates.k8s.io", "admissionregistration.k8s.io"})
+ONE_WRITER = frozenset({"Pod", "Node", "DeviceStatus"})  # whose status edgecore itself writes
+
+
+def belongs_to(node: str) -> Callable[[Attempt], Json | None]:
+    """Return the hook for ``node``."""
+
+    def admit(attempt: Attempt) -> Json | None:
+        if attempt.res.group in CLOUD_ONLY or attempt.res.kind in ("Node", "Namespace"):
+            raise forbidden(attempt.res, attempt.name, "this kind is written in the cloud only")
+        if attempt.subresource == "status" and attempt.res.kind in ONE_WRITER:
+            raise forbidden(attempt.res, attempt.name, "edgecore alone writes this status")
+        if attempt.obj is None or attempt.subresource:
+            return None
+        if attempt.old is not None and not _is_ours(attempt.old, node):
+            return None
+        return pinned(attempt, _labelled(attempt.obj, node), node)
+
+    return admit
+
+
+def pinned(attempt: Attempt, obj: Json, node: str) -> Json:
+    """Return ``obj`` bound to ``node``. Raises 403 for what names another node."""
+    found = templates.pod_spec(obj)
+    if found is None:
+        return obj
+    path, spec = found
+    elsewhere = templates.elsewhere(obj, node)
+    if elsewhere:
+        raise forbidden(
+            attempt.res, attempt.name, f"what is made at node {node} runs at node {node}, not at {elsewhere}"
+        )
+    return templates.with_pod_spec(obj, path, templates.bound(obj, spec, node))
+
+
+def _is_ours(obj: Json, node: str) -> bool:
+    return (obj["metadata"].get("labels") or {}).get(labels.NODE) == node
+
+
+def _labelled(obj: Json, node: str) -> Json:
+    if _is_ours(obj, node):
+        return obj
+    metadata = dict(obj["metadata"])
+    metadata["labels"] = {**(metadata.get("labels") or {}), labels.NODE: node}
+    return {**obj, "metadata": metadata}
