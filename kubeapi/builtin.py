@@ -5,6 +5,7 @@ import binascii
 from collections.abc import Callable
 from typing import Any
 
+from kubeapi.defaulting import fill_in
 from kubeapi.errors import INVALID, NOT_SUPPORTED, REQUIRED, TOO_LONG, Cause
 from kubeapi.resources import Resource
 
@@ -125,9 +126,13 @@ DEFAULTS: dict[str, Callable[[Json, Json | None], None]] = {
 }
 
 
+# kinds that need nothing of the workloads' modules
+PLAIN = frozenset({"ConfigMap", "CustomResourceDefinition", "Event", "Lease", "Namespace", "Node", "ServiceAccount"})
+
+
 def defaults(res: Resource, obj: Json, old: Json | None) -> Json:
     """Return ``obj`` with what the API fills in; ``old`` None is a create. A part of the wrong type is left for the schema."""
-    fill = DEFAULTS.get(res.kind)
+    fill = DEFAULTS.get(res.kind) or _workload_defaults(res.kind)
     parts = (obj.get("spec"), obj.get("status"), obj.get("data"))
     if fill is not None and not res.view_of and all(part is None or isinstance(part, dict) for part in parts):
         obj = dict(obj)
@@ -135,11 +140,12 @@ def defaults(res: Resource, obj: Json, old: Json | None) -> Json:
     return obj
 
 
-def fill_in(part: Json, **values: Any) -> None:
-    """Set what is absent or null."""
-    for key, value in values.items():
-        if part.get(key) is None:
-            part[key] = value
+def _workload_defaults(kind: str) -> Callable[[Json, Json | None], None] | None:
+    if kind in PLAIN:
+        return None
+    from kubeapi.workload_defaults import WORKLOAD_DEFAULTS  # noqa: PLC0415  few processes ever see these kinds
+
+    return WORKLOAD_DEFAULTS.get(kind)
 
 
 def _data_causes(obj: Json) -> list[Cause]:
@@ -231,7 +237,7 @@ def _csr_causes(obj: Json) -> list[Cause]:
 
 
 def _pod_causes(obj: Json) -> list[Cause]:
-    from kubeapi.pod_defaults import pod_causes  # noqa: PLC0415  few processes ever see a pod
+    from kubeapi.pod_rules import pod_causes  # noqa: PLC0415  few processes ever see a pod
 
     return pod_causes(obj)
 
@@ -252,4 +258,8 @@ CHECKS: dict[str, Callable[[Json], list[Cause]]] = {
 def validate(res: Resource, obj: Json) -> list[Cause]:
     """Return what is wrong beyond the schema."""
     check = CHECKS.get(res.kind)
+    if check is None and res.kind not in PLAIN:
+        from kubeapi.workload_rules import WORKLOAD_CHECKS  # noqa: PLC0415  few processes ever see these kinds
+
+        check = WORKLOAD_CHECKS.get(res.kind)
     return [] if check is None else check(obj)

@@ -255,12 +255,14 @@ class Objects:
         obj = check_fields(res, obj, old, subresource, opts)
         name = obj["metadata"].get("name", "")
         wrong = rules.causes(res, obj["metadata"]) if old is None or old["metadata"] != obj["metadata"] else []
-        if not res.custom:
+        if not res.custom and (
+            old is None or writing.spec_changed(old, obj)
+        ):  # what was stored under older rules still works
             wrong += validate(res, obj)
         if wrong:
             raise invalid(res, name, wrong)
         if old is not None:
-            writing.check_immutable(res, old, obj)
+            writing.check_immutable(res, old, obj, subresource)
         return obj
 
     def _admitted(

@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kubeapi.access import ACCOUNT_PREFIX, Access, Attributes, User
-from kubeapi.errors import INVALID, REQUIRED, ApiError, Cause, bad_request, conflict, invalid, unknown_resource
-from kubeapi.objects import Objects, WriteOptions
-from kubeapi.patching import MERGE_PATCH
+from kubeapi.binding import bind_in
+from kubeapi.errors import INVALID, REQUIRED, ApiError, Cause, bad_request, invalid, unknown_resource
+from kubeapi.eviction import evict_in
+from kubeapi.objects import Objects
 from kubeapi.rbac import Rbac
 from kubeapi.resources import Resource
 from kubeapi.routes.target import Target
 from kubeapi.routes.writes import read_delete_options
-from kubeapi.stored import encode
 from kubeapi.tokens import MAX_LIFE_S, MIN_LIFE_S
 from proto.kit.clock import rfc3339
 
@@ -90,12 +90,12 @@ class Virtual:
         }
 
     async def evict(self, target: Target, body: Any) -> Json:
-        """Answer Eviction: delete the pod as its options say. Raises 400, 404, 409."""
+        """Answer Eviction: delete the pod as its options say, if its disruption budget lets it go. Raises 400, 404, 409, 429."""
         asked = body.get("deleteOptions") or {} if isinstance(body, dict) else {}
         if not isinstance(asked, dict):
             raise bad_request("deleteOptions of an Eviction must be an object")
         opts = read_delete_options(asked, target.user)
-        await self._objects.delete(target.res, target.space, target.name, opts)
+        await self._objects.store.db.tx(lambda tx: evict_in(self._objects, tx, target.space, target.name, opts))
         return dict(SUCCESS)
 
     async def bind(self, target: Target, body: Any) -> Json:
@@ -103,14 +103,9 @@ class Virtual:
         node = _text(body.get("target") if isinstance(body, dict) else None, "name")
         if not node:
             raise bad_request("target.name of a Binding must name the node")
-        held = self._objects.get(target.res, target.space, target.name)
-        if (held.get("spec") or {}).get("nodeName"):
-            raise conflict(
-                target.res, target.name, f"pod {target.name} is already assigned to node {held['spec']['nodeName']}"
-            )
-        change = {"metadata": {"resourceVersion": held["metadata"]["resourceVersion"]}, "spec": {"nodeName": node}}
-        opts = WriteOptions(field_manager="binding", user=target.user)
-        await self._objects.patch(target.res, target.space, target.name, encode(change), MERGE_PATCH, opts)
+        space, name, user = target.space, target.name, target.user
+        uid = _text(body.get("metadata"), "uid")
+        await self._objects.store.db.tx(lambda tx: bind_in(self._objects, tx, space, name, node, uid=uid, user=user))
         return dict(SUCCESS)
 
     def _now(self) -> datetime:
