@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cloudcore.controllers.autonomy import Autonomy
 from cloudcore.controllers.devices import DeviceController
 from cloudcore.controllers.nodes import NodeController, is_edge
 from cloudcore.history import History
@@ -44,6 +45,8 @@ class Hub:
         self.nodes = NodeController(
             cluster, self.sessions, lease_duration_s=nodes.lease_duration_s, lease_renew_s=_renew_s(settings)
         )
+        # Our own API's node life cycle controller knows edge nodes; a cluster's takes them for any other.
+        self.autonomy = None if settings.embedded_api else Autonomy(cluster)
         self.upstream = Upstream(
             cluster,
             self.scope,
@@ -88,6 +91,8 @@ class Hub:
         supervisor.spawn(self.devices.run(), "devices")
         supervisor.spawn(self.devices.run_messages(), "device-messages")
         supervisor.spawn(self.nodes.run(), "nodes")
+        if self.autonomy is not None:
+            supervisor.spawn(self.autonomy.run(), "autonomy")
         supervisor.spawn(self.nodes.leases.run(), "leases")
         supervisor.spawn(self.nodes.run_leases(), "lease-clock")
         supervisor.spawn(self.effects.run(), "effects")
