@@ -225,8 +225,8 @@ class Host:
             raise failure[0]
         return outcome[0]
 
-    async def dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a TCP connection as a process inside would."""
+    async def connect(self, host: str, port: int) -> sockets.socket:
+        """Open a TCP connection as a process inside would; the socket does not block."""
         sock = self.within(sockets.socket)
         sock.setblocking(False)
         try:
@@ -234,7 +234,11 @@ class Host:
         except BaseException:
             sock.close()
             raise
-        return await asyncio.open_connection(sock=sock)
+        return sock
+
+    async def dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """As ``connect``, with asyncio's streams."""
+        return await asyncio.open_connection(sock=await self.connect(host, port))
 
     def listener(self, host: str = "127.0.0.1", port: int = 0) -> sockets.socket:
         """Return a listening socket inside."""

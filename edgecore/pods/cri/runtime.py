@@ -33,7 +33,7 @@ Answer = TypeVar("Answer", bound=Message)
 class CriRuntime:
     """A ContainerRuntime. ``dial`` opens the TCP connection to the runtime's own streaming server (exec, attach, port-forward)."""
 
-    def __init__(self, socket: Path, clock: Clock, *, dial: Dial = asyncio.open_connection) -> None:
+    def __init__(self, socket: Path, clock: Clock, *, dial: Dial = streams.dial) -> None:
         self._wire = Connection(socket)
         self._clock = clock
         self._dial = dial

@@ -5,18 +5,17 @@ a metav1.Status on the error stream), port-forward speaks portforward.k8s.io (a 
 """
 
 import asyncio
-import json
+import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from edgecore.pods.runtime import RuntimeAway, RuntimeRefused
 from kubeapi.streaming import spdy
 from proto.kit.channels import DATA, ERROR, RESIZE, STDERR, STDIN, STDOUT, ChannelsClosed, Chunk
 
-Dial = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+Dial = Callable[[str, int], Awaitable[socket.socket]]  # a connected, non-blocking socket
 
 COMMAND_PROTOCOL = "v4.channel.k8s.io"
 FORWARD_PROTOCOL = "portforward.k8s.io"
@@ -41,11 +40,29 @@ class Shape:
         return [channel for channel, wants in wanted if wants]
 
 
-class SpdyChannels:
-    """Channels over one SPDY connection. Nothing is read ahead: a slow reader slows the container's writer."""
+async def dial(host: str, port: int) -> socket.socket:
+    """Connect to a streaming server on this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+
+class SpdyChannels:
+    """Channels over one SPDY connection. Nothing is read ahead: a slow reader slows the container's writer.
+
+    Bare sockets, not asyncio's streams: a server that ends a call while we still write resets the connection, and
+    a transport then forgets what it has not read yet, the exit code among it.
+    """
+
+    def __init__(self, sock: socket.socket, received: bytes) -> None:
+        self._sock = sock
+        self._received = received  # after the head of the HTTP answer
+        self._loop = asyncio.get_running_loop()
         self._spdy = spdy.SpdyConnection(client=True)
         self._stream_of: dict[int, int] = {}
         self._channel_of: dict[int, int] = {}
@@ -53,6 +70,8 @@ class SpdyChannels:
         self._inbox: deque[Chunk] = deque()
         self._error = b""  # the error stream so far; passed on whole
         self._room = asyncio.Event()  # set when the runtime let us send more
+        self._sending = asyncio.Lock()
+        self._deaf = False  # the runtime reads no more; it may still have things to say
         self._closed: str | None = None
 
     def open(self, channel: int, headers: spdy.Headers, *, fin: bool = False) -> None:
@@ -60,13 +79,15 @@ class SpdyChannels:
         self._stream_of[channel], self._channel_of[stream] = stream, channel
 
     async def flush(self) -> None:
-        """Send what is due. Raises ChannelsClosed."""
-        if out := self._spdy.take():
-            self._writer.write(out)
-        try:
-            await self._writer.drain()
-        except OSError as error:
-            raise ChannelsClosed(f"the container runtime cut the connection: {error}") from error
+        """Send what is due."""
+        async with self._sending:
+            out = self._spdy.take()
+            if not out or self._deaf or self._closed is not None:
+                return
+            try:
+                await self._loop.sock_sendall(self._sock, out)
+            except OSError:
+                self._deaf = True
 
     async def read(self) -> Chunk | None:
         while not self._inbox:
@@ -76,53 +97,52 @@ class SpdyChannels:
                 return None
             await self._receive()
         chunk = self._inbox.popleft()
-        if chunk.data and (stream := self._stream_of.get(chunk.channel)) is not None:
-            self._spdy.consumed(stream, len(chunk.data))
+        stream = self._stream_of.get(chunk.channel)
+        if chunk.data and stream is not None and self._spdy.sendable(stream) != spdy.UNLIMITED_BYTES:
+            self._spdy.consumed(stream, len(chunk.data))  # Go's SPDY has no windows and reads no credits
         return chunk
 
     async def write(self, channel: int, data: bytes) -> None:
         stream = self._stream_of.get(channel)
-        if stream is None or channel in self._ended:
-            return  # nobody reads it there: as a pipe whose reader closed, but the call goes on
         view = memoryview(data)
-        while view:
-            await self._has_room(stream)
-            piece = bytes(view[: min(READ_BYTES, self._spdy.sendable(stream))])
-            self._send(stream, piece, fin=False)
+        while view and stream is not None and self._listens(channel):
+            if not (room := self._spdy.sendable(stream)):
+                self._room.clear()
+                await self._room.wait()
+                continue
+            piece = bytes(view[: min(READ_BYTES, room)])
             view = view[len(piece) :]
+            self._spdy.send(stream, piece)
             await self.flush()
 
     async def finish(self, channel: int) -> None:
         stream = self._stream_of.get(channel)
-        if stream is None or channel in self._ended:
-            return
-        self._send(stream, b"", fin=True)
-        await self.flush()
+        if stream is not None and self._listens(channel) and self._spdy.sendable(stream):
+            self._spdy.send(stream, b"", fin=True)
+            await self.flush()
 
     async def close(self, error: str = "") -> None:
         if self._closed is None:
             self._closed = error
         self._room.set()
-        self._writer.close()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._sock.close()
 
-    async def _has_room(self, stream: int) -> None:
-        while not self._spdy.sendable(stream):
-            if self._closed is not None or self._channel_of[stream] in self._ended:
-                raise ChannelsClosed(self._closed or "the container runtime ended the stream")
-            self._room.clear()
-            await self._room.wait()
+    def _listens(self, channel: int) -> bool:
+        """Whether the runtime still reads ``channel``. If not, writing is as to a pipe without a reader, and ``read`` ends the call.
 
-    def _send(self, stream: int, data: bytes, *, fin: bool) -> None:
+        Raises ChannelsClosed.
+        """
         if self._closed is not None:
-            raise ChannelsClosed(self._closed or "closed")
-        try:
-            self._spdy.send(stream, data, fin=fin)
-        except spdy.SpdyError as error:
-            raise ChannelsClosed(str(error)) from error
+            raise ChannelsClosed(self._closed or "the call has ended")
+        return not self._deaf and channel not in self._ended
 
     async def _receive(self) -> None:
         try:
-            received = await self._reader.read(READ_BYTES)
+            received = self._received or await self._loop.sock_recv(self._sock, READ_BYTES)
+            self._received = b""
             events = self._spdy.receive(received)
         except (OSError, spdy.SpdyError) as error:
             self._over(f"the container runtime cut the connection: {error}")
@@ -193,7 +213,7 @@ async def remote_command(dial: Dial, url: str, shape: Shape) -> SpdyChannels:
     channels = _CommandChannels(*await _upgraded(dial, url, COMMAND_PROTOCOL))
     for channel in shape.channels():
         channels.open(channel, {"streamtype": STREAM_TYPES[channel]})
-    await _begin(channels)
+    await channels.flush()
     return channels
 
 
@@ -203,19 +223,12 @@ async def port_forward(dial: Dial, url: str, port: int) -> SpdyChannels:
     pair = {"port": str(port), "requestid": "0"}
     channels.open(ERROR, {"streamtype": "error", **pair}, fin=True)
     channels.open(DATA, {"streamtype": "data", **pair})
-    await _begin(channels)
+    await channels.flush()
     return channels
 
 
-async def _begin(channels: SpdyChannels) -> None:
-    try:
-        await channels.flush()
-    except ChannelsClosed as error:
-        await channels.close()
-        raise RuntimeAway(str(error)) from error
-
-
-async def _upgraded(dial: Dial, url: str, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _upgraded(dial: Dial, url: str, protocol: str) -> tuple[socket.socket, bytes]:
+    """Return the connection and what came after the answer's head."""
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     target = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -225,30 +238,28 @@ async def _upgraded(dial: Dial, url: str, protocol: str) -> tuple[asyncio.Stream
     )
     try:
         async with asyncio.timeout(OPEN_S):
-            reader, writer = await dial(host, port)
+            sock = await dial(host, port)
             try:
-                writer.write(head.encode("ascii"))
-                await _expect_switch(reader)
+                await asyncio.get_running_loop().sock_sendall(sock, head.encode("ascii"))
+                return sock, await _switched(sock)
             except BaseException:
-                writer.close()
+                sock.close()
                 raise
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        raise RuntimeAway(
-            f"the container runtime's streaming server at {host}:{port} does not answer: {error}"
-        ) from error
-    return reader, writer
+    except (OSError, TimeoutError) as error:
+        raise RuntimeAway(f"the container runtime's streams at {host}:{port} do not answer: {error}") from error
 
 
-async def _expect_switch(reader: asyncio.StreamReader) -> None:
-    head = await reader.readuntil(b"\r\n\r\n")
+async def _switched(sock: socket.socket) -> bytes:
+    """Read the head of the answer, and return what came after it. Raises RuntimeRefused."""
+    received = b""
+    while b"\r\n\r\n" not in received and len(received) < MAX_HEAD_BYTES:
+        more = await asyncio.get_running_loop().sock_recv(sock, READ_BYTES)
+        if not more:
+            raise ConnectionError("the connection ended within the answer")
+        received += more
+    head, _, rest = received.partition(b"\r\n\r\n")
     status = head.split(b"\r\n", 1)[0].decode("latin-1")
-    if status.split(" ")[1:2] == ["101"]:
-        return
-    body = (await reader.read(MAX_HEAD_BYTES)).decode(errors="replace").strip()
-    raise RuntimeRefused(f"the container runtime refuses the call: {status} {body}")
-
-
-def resize(width: int, height: int) -> bytes:
-    """Return the bytes of the RESIZE channel that set a terminal's size."""
-    sizes: dict[str, Any] = {"Width": width, "Height": height}
-    return json.dumps(sizes).encode() + b"\n"
+    if status.split(" ")[1:2] != ["101"]:
+        said = rest.decode(errors="replace").strip()
+        raise RuntimeRefused(f"the container runtime refuses the call: {status} {said}")
+    return rest

@@ -1,0 +1,6 @@
+"""One suite for every container runtime."""
+
+import pytest
+
+for _promises in ("world", "lives", "calls", "settings", "stored"):
+    pytest.register_assert_rewrite(f"{__name__}.{_promises}")
