@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from decimal import ROUND_CEILING
 from typing import Any
 
-from edgecore.pods import quantities
 from edgecore.pods.facts import NodeFacts
+from kubeapi import quantities
 
 Json = dict[str, Any]
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
@@ -49,7 +50,8 @@ def resource(container: Mapping[str, Any], ref: Mapping[str, Any], facts: NodeFa
         value = (resources.get("requests") or {}).get(name, limit if limit is not None else "0")
     else:
         value = limit if limit is not None else facts.allocatable.get(name, "0")
-    return str(quantities.divided(value, ref.get("divisor") or "1"))
+    by = quantities.of(ref.get("divisor") or "1") or quantities.of("1")
+    return str((quantities.of(value) / by).to_integral_value(ROUND_CEILING))
 
 
 def lines(labels: Mapping[str, str]) -> str:

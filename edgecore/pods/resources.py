@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from edgecore.pods import quantities
 from edgecore.pods.runtime import Resources
 from edgecore.pods.unready import bad_config
+from kubeapi import quantities
 from kubeapi.pod_defaults import qos_class
 
 Json = dict[str, Any]
@@ -24,8 +24,8 @@ def of_container(pod: Json, container: Json, memory_bytes: int) -> Resources:
     try:
         request = _milli(requests, "cpu", _milli(limits, "cpu", 0))
         quota = _milli(limits, "cpu", 0) * PERIOD_US // 1000
-        limit = quantities.whole(limits["memory"]) if "memory" in limits else 0
-        wanted = quantities.whole(requests.get("memory", limits.get("memory", "0")))
+        limit = quantities.units(limits["memory"]) if "memory" in limits else 0
+        wanted = quantities.units(requests.get("memory", limits.get("memory", "0")))
     except ValueError as error:
         raise bad_config(f"resources of container {container.get('name')}: {error}") from error
     return Resources(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecore.pods import atomic, hostpaths, mounts, ownership, projected, quantities, usage
+from edgecore.pods import atomic, hostpaths, mounts, ownership, projected, usage
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.localpath import LocalPaths
 from edgecore.pods.lookups import Objects
@@ -19,6 +19,7 @@ from edgecore.pods.poddirs import PodDirs
 from edgecore.pods.projected import Sources
 from edgecore.pods.tokens import Tokens
 from edgecore.pods.unready import Unready, failed_mount
+from kubeapi import quantities
 from proto.kit.clock import Clock
 from proto.kit.log import Logger
 
@@ -124,7 +125,7 @@ class Volumes:
         for volume in used(pod):
             limit = (volume.get("emptyDir") or {}).get("sizeLimit")
             if limit is not None:
-                limits[volume["name"]] = (str(limit), quantities.whole(limit))
+                limits[volume["name"]] = (str(limit), quantities.units(limit))
         if not any(size for _, size in limits.values()):
             return ""
         taken = await self.usage(pod)
@@ -156,7 +157,7 @@ class Volumes:
         place = self._place(pod, volume)
         place.mkdir(parents=True, exist_ok=True)
         if medium == "Memory" and self.dirs.mounting and not mounts.below(place):
-            mounts.tmpfs(place, quantities.whole(source["sizeLimit"]) if source.get("sizeLimit") else 0)
+            mounts.tmpfs(place, quantities.units(source["sizeLimit"]) if source.get("sizeLimit") else 0)
         place.chmod(EMPTY_MODE | (0 if fs_group(pod) is None else place.stat().st_mode & 0o2000))
         await self._own(pod, place)
 

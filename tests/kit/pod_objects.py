@@ -8,7 +8,7 @@ from edgecore.data_dir import DataDir
 from edgecore.pods.build import Builder
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.images import Say
-from edgecore.pods.runtime import Auth, Filesystem, Image, RuntimeRefused
+from edgecore.pods.runtime import Auth, Container, Filesystem, Image, RuntimeRefused
 from edgecore.pods.settings import PodsSettings
 from edgecore.pods.tokens import KEY_FILE, Tokens
 from kubeapi.tokens import TokenSigner, open_key
@@ -57,9 +57,13 @@ class ImageStore:
     accepts: Auth | None = None  # the only credentials that the registry takes
     disk: Filesystem = field(default_factory=lambda: Filesystem("/", 0))
     removed: list[str] = field(default_factory=list)
+    running: list[Container] = field(default_factory=list)
 
     async def image(self, reference: str) -> Image | None:
         return self.here.get(reference)
+
+    async def containers(self) -> list[Container]:
+        return self.running
 
     async def images(self) -> list[Image]:
         return list({image.id: image for image in self.here.values()}.values())
