@@ -20,6 +20,9 @@ from edgecore.localapi.journal import Journal
 from edgecore.localapi.refusals import Refusals
 from edgecore.localapi.server import LocalApi
 from edgecore.node import NodeRoom, NodeStatus
+from edgecore.pods import room as pod_room
+from edgecore.pods.facts import NodeFacts
+from edgecore.pods.room import PodRoom, Surroundings
 from edgecore.renewal import Renewal
 from edgecore.settings import Settings
 from edgecore.sync import Replica
@@ -40,7 +43,15 @@ from proto.link.edge import EdgeLink
 log = Logger("edgecore")
 STORE_HISTORY = Limits(rows=1000, bytes=4 << 20, batch=64)  # nobody watches an edge's store from long ago
 DECODED_OBJECTS = 256
-SCHEMAS = (link.SCHEMA, device_broker.SCHEMA, controller.SCHEMA, node.SCHEMA, sync.SCHEMA, offline_writes.SCHEMA)
+SCHEMAS = (
+    link.SCHEMA,
+    device_broker.SCHEMA,
+    controller.SCHEMA,
+    node.SCHEMA,
+    sync.SCHEMA,
+    offline_writes.SCHEMA,
+    pod_room.SCHEMA,
+)
 NODE_TURN_S = 1.0
 LEAST_FREE_BYTES = 1 << 20
 OPENING_BYTES = 64 << 10  # the -wal and -shm files that opening a database makes
@@ -81,6 +92,8 @@ async def start(directory: DataDir, settings: Settings, stack: AsyncExitStack, c
     broker = device_broker.open_broker(settings.device_broker, settings.node, db, clock=clock, rng=rng, metrics=metrics)
     stack.push_async_callback(broker.close)
     app = App(directory, settings, db, store, broker, clock=clock, rng=rng, metrics=metrics)
+    stack.push_async_callback(app.supervisor.close)
+    app.supervisor.spawn(app.pods.run(), "pods")  # before anything that waits for somebody
     app.api_port = await app.api.start(settings.api.host, settings.api.port)
     stack.push_async_callback(app.api.close)
     if app.local_api is not None:
@@ -160,6 +173,19 @@ class App:
             cloud_host=urlsplit(settings.cloud.broker).hostname or "",
             clock=clock,
         )
+        self.pods = PodRoom(
+            directory,
+            db,
+            store,
+            self.link.outbox,
+            settings.pods,
+            self._around_pods(),
+            clock=clock,
+            rng=rng,
+            metrics=metrics,
+        )
+        self.node.workloads = self.pods.workloads
+        self.replica.mirrors_changed = self.pods.writer.mirrors_changed
         self.room = NodeRoom(
             self.node, settings.node_options, link=self.link.status, known=self.replica.knows_node, clock=clock
         )
@@ -204,6 +230,28 @@ class App:
             version=cloud.mqtt_version,
         )
 
+    def _around_pods(self) -> Surroundings:
+        local = self.settings.local_api
+        return Surroundings(
+            facts=self._facts_for_pods,
+            allocatable=lambda: node.allocatable(self.node.facts, self.pods.workloads()),
+            synced=lambda: self.replica.knows_node() and self.link.status().connected,
+            online=lambda: self.link.status().connected,
+            api=(local.pod_address, local.port) if local.enabled else None,
+            mirrors=self.replica.mirrors,
+        )
+
+    def _facts_for_pods(self) -> NodeFacts:
+        own = self.store.get(kinds.NODE, "", self.settings.node) or {}
+        return NodeFacts(
+            name=self.settings.node,
+            addresses=self.node.addresses(),
+            labels={**self.node.labels, **(own.get("metadata", {}).get("labels") or {})},
+            allocatable=self.node.shown["allocatable"] if self.node.shown else {},
+            memory_bytes=self.node.facts.memory_bytes,
+            boot_id=self.node.facts.boot_id,
+        )
+
     def _local_api(self, rng: Rng) -> LocalApi:
         return LocalApi.open(
             self.directory,
@@ -237,7 +285,7 @@ class App:
 
     def _statuses(self) -> dict[str, bytes]:
         own = {node.key_of(self.settings.node): self.node.body} if self.node.body else {}
-        return own | self.devices.statuses()
+        return own | self.devices.statuses() | self.pods.statuses()
 
     def status(self) -> dict[str, Any]:
         """The document behind ``/status``."""

@@ -4,6 +4,7 @@ Reads the machine and the link. The only writer of the status of ``core/nodes/-/
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,22 @@ FIRST = 0  # after an outage the node's own status goes before those of its devi
 REGISTER_AGAIN_S = 30.0  # how long the cloud gets to send our Node before it is told again
 
 log = Logger("node")
+
+
+@dataclass(frozen=True, slots=True)
+class Workloads:
+    """What the pod room says for the Node. ``pods`` 0: none can run here. ``images``: (names, bytes), largest first."""
+
+    pods: int = 0
+    runtime: str = "none://"
+    ready: bool = True
+    reason: str = "EdgeReady"
+    message: str = "edgecore is serving"
+    images: tuple[tuple[tuple[str, ...], int], ...] = ()
+    reserved_cpu_milli: int = 0
+    reserved_memory_bytes: int = 0
+    reserved_disk_bytes: int = 0
+    volumes_in_use: tuple[str, ...] = ()
 
 
 class Outbox(Protocol):
@@ -67,7 +84,7 @@ def node_object(name: str, facts: Facts, labels: Mapping[str, str]) -> dict[str,
     }
 
 
-def conditions(facts: Facts, options: NodeOptions) -> list[dict[str, str]]:
+def conditions(facts: Facts, options: NodeOptions, workloads: Workloads = Workloads()) -> list[dict[str, str]]:
     """The Node's conditions without times, in a fixed order."""
     disk_low = facts.disk_free_bytes < options.disk_low_bytes
     memory_low = facts.memory_free_bytes < options.memory_low_bytes
@@ -85,31 +102,35 @@ def conditions(facts: Facts, options: NodeOptions) -> list[dict[str, str]]:
             ("EdgeHasNoDiskPressure", "enough disk is free"),
         ),
         _condition("PIDPressure", False, ("", ""), ("EdgeHasSufficientPID", "enough process ids are free")),
-        _condition("Ready", True, ("EdgeReady", "edgecore is serving"), ("", "")),
+        _condition("Ready", workloads.ready, *[(workloads.reason, workloads.message)] * 2),
     ]
 
 
-def status(name: str, facts: Facts, options: NodeOptions) -> dict[str, Any]:
-    """The Node's status without times: equal means nothing to tell (observe)."""
-    memory = facts.memory_bytes // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES
-    capacity = {
-        "cpu": str(facts.cpus),
-        "memory": f"{memory // 1024}Ki",
-        "ephemeral-storage": f"{facts.disk_bytes // 1024}Ki",
-        "pods": "0",
-    }
+def allocatable(facts: Facts, workloads: Workloads) -> dict[str, int]:
+    """What pods may use: thousandths of a CPU, bytes, a count."""
     return {
+        "cpu": max(0, facts.cpus * 1000 - workloads.reserved_cpu_milli),
+        "memory": max(0, _memory(facts) - workloads.reserved_memory_bytes),
+        "ephemeral-storage": max(0, facts.disk_bytes - workloads.reserved_disk_bytes),
+        "pods": workloads.pods,
+    }
+
+
+def status(name: str, facts: Facts, options: NodeOptions, workloads: Workloads = Workloads()) -> dict[str, Any]:
+    """The Node's status without times: equal means nothing to tell (observe)."""
+    capacity = {"cpu": facts.cpus * 1000, "memory": _memory(facts), "ephemeral-storage": facts.disk_bytes}
+    out: dict[str, Any] = {
         "addresses": [
             {"type": "InternalIP", "address": options.address or facts.address},
             {"type": "Hostname", "address": name},
         ],
-        "allocatable": capacity,
-        "capacity": capacity,
-        "conditions": conditions(facts, options),
+        "allocatable": _quantities(allocatable(facts, workloads)),
+        "capacity": _quantities({**capacity, "pods": workloads.pods}),
+        "conditions": conditions(facts, options, workloads),
         "nodeInfo": {
             "architecture": facts.architecture,
             "bootID": facts.boot_id,
-            "containerRuntimeVersion": "none://",
+            "containerRuntimeVersion": workloads.runtime,
             "kernelVersion": facts.kernel,
             "kubeProxyVersion": "",
             "kubeletVersion": f"v{VERSION}",
@@ -118,6 +139,25 @@ def status(name: str, facts: Facts, options: NodeOptions) -> dict[str, Any]:
             "osImage": facts.os_image,
             "systemUUID": facts.machine_id,
         },
+    }
+    if workloads.images:
+        out["images"] = [{"names": list(names), "sizeBytes": size} for names, size in workloads.images]
+    if workloads.volumes_in_use:
+        out["volumesInUse"] = list(workloads.volumes_in_use)
+    return out
+
+
+def _memory(facts: Facts) -> int:
+    return facts.memory_bytes // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES
+
+
+def _quantities(amounts: Mapping[str, int]) -> dict[str, str]:
+    cpu = amounts["cpu"]
+    return {
+        "cpu": f"{cpu}m" if cpu % 1000 else str(cpu // 1000),
+        "memory": f"{amounts['memory'] // 1024}Ki",
+        "ephemeral-storage": f"{amounts['ephemeral-storage'] // 1024}Ki",
+        "pods": str(amounts["pods"]),
     }
 
 
@@ -161,6 +201,16 @@ class NodeStatus:
         self._registered: bytes = mark[0] if mark else b""
         self.look: Callable[[], Facts] = lambda: machine.observe(disk, cloud_host)
         self.facts = self.look()
+        self.workloads: Callable[[], Workloads] = Workloads
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels this node registers with; the cloud may have added more."""
+        return dict(node_object(self.name, self.facts, self._labels)["metadata"]["labels"])
+
+    def addresses(self) -> tuple[str, ...]:
+        """Where this node is reached, as its status says."""
+        return (self._options.address or self.facts.address,)
 
     @property
     def body(self) -> bytes:
@@ -175,7 +225,7 @@ class NodeStatus:
     async def refresh(self) -> bool:
         """Look at the machine; put a new status into the outbox when it differs. Returns whether it did."""
         self.facts = self.look()
-        core = status(self.name, self.facts, self._options)
+        core = status(self.name, self.facts, self._options, self.workloads())
         encoded = canonical.encode(core)
         if encoded == self._core:
             return False

@@ -12,3 +12,4 @@ class NodeFacts:
     labels: dict[str, str] = field(default_factory=dict)
     allocatable: dict[str, str] = field(default_factory=dict)
     memory_bytes: int = 0  # of the machine; 0 is unknown
+    boot_id: str = ""  # another after each boot of the machine

@@ -1,0 +1,304 @@
+"""The pod room, put together: runtime, builder, controller, probes, log rotation, refreshes; and what the Node says of it.
+
+Starts before anything that waits for the cloud, and needs nothing of it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from edgecore.data_dir import DataDir
+from edgecore.node import Workloads
+from edgecore.pods import admission, choice, probes, records
+from edgecore.pods.build import Builder
+from edgecore.pods.checks import Checks
+from edgecore.pods.controller import PodController
+from edgecore.pods.events import PodEvents
+from edgecore.pods.executor import Executor
+from edgecore.pods.facts import NodeFacts
+from edgecore.pods.hooks import LifecycleHooks
+from edgecore.pods.lookups import StoreObjects
+from edgecore.pods.observer import Observer
+from edgecore.pods.probes import Probes
+from edgecore.pods.reporting import Reporter
+from edgecore.pods.rotation import rotate
+from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused, State
+from edgecore.pods.seen import Ended
+from edgecore.pods.settings import PodsSettings
+from edgecore.pods.specs import Json
+from edgecore.pods.timers import Timers, either
+from edgecore.pods.tokens import Tokens
+from edgecore.pods.unready import Unready
+from edgecore.pods.writer import Writer
+from kubeapi.kinds import CONFIG_MAP, SECRET, SERVICE_ACCOUNT
+from kubeapi.store import Event, Store
+from proto.kit.backoff import Rng
+from proto.kit.clock import Clock
+from proto.kit.database import Database
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+from proto.link.outbox import Outbox
+
+log = Logger("pods")
+SCHEMA = records.SCHEMA + choice.SCHEMA
+DETECT_S = 5.0  # between two looks for a runtime on a node that has none
+HEALTH_S = 10.0
+IMAGES_S = 60.0
+REFRESH_S = 60.0  # tokens, and what a hint missed
+ROTATE_S = 5.0
+SETTLE_S = 0.5  # objects that change together make one refresh
+TOP_IMAGES = 50
+OpenRuntime = Callable[[str, PodsSettings, Clock], ContainerRuntime]
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What the room asks others: the node's facts, whether the cloud has told everything, where pods find the API."""
+
+    facts: Callable[[], NodeFacts]
+    allocatable: Callable[[], dict[str, int]]
+    synced: Callable[[], bool]
+    online: Callable[[], bool]
+    api: tuple[str, int] | None = None
+    mirrors: Callable[[], Mapping[str, str]] = dict  # key -> uid of each mirror pod in the cloud
+
+
+class PodRoom:
+    """One per daemon. ``runtime`` is None until one was found."""
+
+    def __init__(  # noqa: PLR0913  a composition root
+        self,
+        directory: DataDir,
+        db: Database,
+        store: Store,
+        outbox: Outbox,
+        settings: PodsSettings,
+        around: Surroundings,
+        *,
+        clock: Clock,
+        rng: Rng,
+        metrics: Metrics,
+        open_runtime: OpenRuntime = choice.open_runtime,
+    ) -> None:
+        self._open_runtime = open_runtime
+        self._directory, self._db, self._store, self._settings = directory, db, store, settings
+        self._around, self._clock, self._rng, self._metrics = around, clock, rng, metrics
+        self._boot = around.facts().boot_id
+        self.events = PodEvents(around.facts().name, clock, metrics)
+        self.writer = Writer(
+            db, store, outbox, self.events, clock=clock, metrics=metrics, boot=self._boot, mirrors=around.mirrors
+        )
+        self.timers = Timers(clock)
+        self.objects = StoreObjects(store)
+        self.runtime: ContainerRuntime | None = None
+        self.builder: Builder | None = None
+        self.controller: PodController | None = None
+        self.observer: Observer | None = None
+        self._why_none = "not looked for yet"
+        self._version, self._unhealthy = "none://", ""
+        self._images: tuple[tuple[tuple[str, ...], int], ...] = ()
+        self._stale: set[str] = set()  # namespaces of which an object changed
+        self._refresh_now = asyncio.Event()
+        for kind in (CONFIG_MAP, SECRET, SERVICE_ACCOUNT):
+            store.listen(kind, self._object_changed)
+        probes.failures(metrics)
+        metrics.gauge("skerry_edge_pods", "Pods of this node.", source=self._count)
+
+    # what others ask
+
+    def workloads(self) -> Workloads:
+        """What the Node's status says of pods."""
+        settings = self._settings
+        controller, found = self.controller, self.runtime is not None
+        trouble = (controller.away if controller is not None else "") or self._unhealthy
+        if not found:
+            reason, message = "EdgeReady", f"edgecore is serving; it runs no pods: {self._why_none}"
+        elif trouble:
+            reason, message = "ContainerRuntimeDown", f"container runtime is down: {trouble}"
+        else:
+            reason, message = "EdgeReady", "edgecore is serving"
+        return Workloads(
+            pods=settings.max_pods if found else 0,
+            runtime=self._version,
+            ready=not found or not trouble,
+            reason=reason,
+            message=message,
+            images=self._images,
+            reserved_cpu_milli=settings.reserved_cpu_milli,
+            reserved_memory_bytes=settings.reserved_memory_bytes,
+            reserved_disk_bytes=settings.reserved_disk_bytes,
+        )
+
+    def statuses(self) -> dict[str, bytes]:
+        """Key -> body of every pod status, for the link's repair at hello."""
+        return self.writer.bodies()
+
+    # life
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.writer.run())
+            group.create_task(self.timers.run())
+            name = await self._find_runtime()
+            await self._begin(group, name)
+
+    async def _find_runtime(self) -> str:
+        said = ""
+        while True:
+            name, why = choice.choose(self._settings, choice.remembered(self._db))
+            if name != choice.NONE:
+                return name
+            self._why_none = why
+            if why != said:
+                log.debug("no pods are run here", reason=why)  # people read it in the Node's Ready condition
+                said = why
+            await self._clock.sleep(DETECT_S)
+
+    async def _begin(self, group: asyncio.TaskGroup, name: str) -> None:
+        runtime = self.runtime = self._open_runtime(name, self._settings, self._clock)
+        tokens = Tokens.open(self._directory, self.objects, self._clock)
+        builder = self.builder = Builder(
+            self._directory,
+            self.objects,
+            tokens,
+            self._settings,
+            self._around.facts,
+            runtime,
+            clock=self._clock,
+            api=self._around.api,
+            say=self.events.say,
+            online=self._around.online,
+        )
+        self._assemble(runtime, builder)
+        assert self.controller is not None
+        log.info("pods are run", runtime=name)
+        for work in (
+            self.controller.run(self._settings.relist_every_s),
+            self.probes.run(),
+            self._watch_health(name),
+            self._watch_images(),
+            self._refresh(),
+            self._rotate(),
+        ):
+            group.create_task(work)
+
+    def _assemble(self, runtime: ContainerRuntime, builder: Builder) -> None:
+        around, clock, node = self._around, self._clock, self._around.facts().name
+        observer = self.observer = Observer(runtime, node)
+        checks = Checks(runtime)
+        hooks = LifecycleHooks(checks, clock, self._address_of)
+        executor = Executor(
+            runtime, builder, observer, self.events, hooks, clock=clock, node=node, parallel=self._settings.parallel
+        )
+        self.reporter = Reporter(self.writer, self.events, clock, self._boot)
+        executor.host_ips = self.reporter.host_ips = lambda: around.facts().addresses
+        self.probes = Probes(
+            checks,
+            self.timers,
+            self.events,
+            clock=clock,
+            rng=self._rng,
+            metrics=self._metrics,
+            target=self._address_of,
+        )
+        self.controller = PodController(
+            self._store,
+            runtime,
+            observer,
+            executor,
+            self.reporter,
+            self.probes,
+            writer=self.writer,
+            events=self.events,
+            timers=self.timers,
+            clock=clock,
+            admit=self._admit,
+            synced=around.synced,
+        )
+
+    # inside
+
+    def _count(self) -> float:
+        return float(len(self.controller.entries)) if self.controller is not None else 0.0
+
+    def _address_of(self, pod: Json) -> str:
+        """Where the pod listens, as seen from here."""
+        if pod["spec"].get("hostNetwork"):
+            return next(iter(self._around.facts().addresses), "127.0.0.1")
+        assert self.observer is not None
+        sandbox = self.observer.of(pod["metadata"]["uid"]).newest_sandbox()
+        return sandbox.ips[0] if sandbox is not None and sandbox.ips else "127.0.0.1"
+
+    def _admit(self, pod: Json, others: list[Json]) -> Ended | None:
+        facts = self._around.facts()
+        allocatable = {**self._around.allocatable(), "pods": self._settings.max_pods}
+        return admission.refusal(pod, others, admission.NodeRoomLeft(facts.name, facts.labels, allocatable))
+
+    async def _watch_health(self, name: str) -> None:
+        """Ask the runtime how it is; its name and version are asked again after it was away."""
+        assert self.runtime is not None
+        known = False
+        while True:
+            try:
+                if not known:
+                    version = await self.runtime.version()
+                    self.reporter.runtime, self._version = version.name, f"{version.name}://{version.version}"
+                    known = True
+                    await choice.remember(self._db, name)
+                health = await self.runtime.health()
+                self._unhealthy = "" if health.ready and health.network_ready else health.message or health.reason
+            except RuntimeAway as error:
+                known, self._unhealthy = False, str(error)
+            except RuntimeRefused as error:
+                self._unhealthy = str(error)
+            await self._clock.sleep(HEALTH_S if known else 1.0)
+
+    async def _watch_images(self) -> None:
+        assert self.runtime is not None
+        while True:
+            with suppress(RuntimeAway, RuntimeRefused):
+                found = await self.runtime.images()
+                largest = sorted(found, key=lambda image: (-image.size_bytes, image.id))[:TOP_IMAGES]
+                self._images = tuple(((*i.digests, *i.tags), i.size_bytes) for i in largest if i.digests or i.tags)
+            await self._clock.sleep(IMAGES_S)
+
+    def _object_changed(self, event: Event) -> None:
+        self._stale.add(event.stored.namespace)
+        self._refresh_now.set()
+        if self.controller is not None:
+            self.controller.wake_namespace(event.stored.namespace)
+
+    async def _refresh(self) -> None:
+        """Bring files of running pods up to date: soon after an object changed, and each minute."""
+        assert self.controller is not None
+        while True:
+            hinted = await either(self._refresh_now, self._clock, REFRESH_S)
+            self._refresh_now.clear()
+            if hinted:
+                await self._clock.sleep(SETTLE_S)
+            namespaces, self._stale = self._stale, set()
+            for entry, pod in self.controller.running():
+                if entry.prepared and (not hinted or entry.namespace in namespaces):
+                    await self._refresh_one(pod)
+
+    async def _refresh_one(self, pod: Json) -> None:
+        assert self.builder is not None
+        try:
+            await self.builder.refresh(pod)
+        except Unready as error:
+            self.events.say(pod, "Warning", error.reason, error.message)
+        except Exception:  # one pod must not stop the others
+            log.exception("volumes not refreshed", pod=pod["metadata"]["name"])
+
+    async def _rotate(self) -> None:
+        """Keep logs of running containers within their size."""
+        assert self.runtime is not None
+        assert self.observer is not None
+        while True:
+            await self._clock.sleep(ROTATE_S)
+            for seen in list(self.observer.seen.values()):
+                for container in list(seen.containers.values()):
+                    if container.state is State.RUNNING and container.log_path:
+                        await rotate(self.runtime, container, self._settings.log_max_bytes, self._settings.log_files)

@@ -1,0 +1,229 @@
+"""Writes pod statuses: all that changed meanwhile in one transaction, into the store and the outbox together (POD-12).
+
+The only writer of ``status`` of Pods in this node's store. A status is put into the newest version of its object.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from edgecore.pods import records, specs
+from edgecore.pods.events import KIND as EVENT_KIND
+from edgecore.pods.events import PodEvents
+from edgecore.pods.records import Record
+from edgecore.pods.specs import Json
+from kubeapi.kinds import POD
+from kubeapi.store import Store
+from proto.kit import canonical
+from proto.kit.clock import Clock
+from proto.kit.database import Database, Tx
+from proto.kit.errors import Retryable, Terminal
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+from proto.link.outbox import Outbox
+from proto.names import ObjectKey
+
+log = Logger("pods")
+GONE = "pod-gone"  # kind of the message: everything of a deleted pod is off this node
+RETRY_S = 1.0
+
+
+def status_key(namespace: str, name: str) -> str:
+    """The link's key of a pod's status."""
+    return str(ObjectKey("", "pods", namespace, name))
+
+
+def body(uid: str, version: int, status: Json) -> bytes:
+    """What travels to the cloud."""
+    return canonical.encode({"uid": uid, "version": version, "status": status})
+
+
+@dataclass(slots=True)
+class _Batch:
+    statuses: dict[str, tuple[str, str, Json, float]] = field(
+        default_factory=dict
+    )  # uid -> namespace, name, status, ran
+    gone: dict[str, tuple[str, str]] = field(default_factory=dict)  # uid -> namespace, name: say so to the cloud
+    dropped: dict[str, tuple[str, str]] = field(default_factory=dict)  # uid -> ...: its object is gone, too
+    messages: list[tuple[str, bytes]] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.statuses or self.gone or self.dropped or self.messages)
+
+
+class Writer:
+    """Collects on the loop, writes in the writer thread; a failed write is tried again with what is newest then."""
+
+    def __init__(
+        self,
+        db: Database,
+        store: Store,
+        outbox: Outbox,
+        events: PodEvents,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        boot: str,
+        mirrors: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self._db, self._store, self._outbox, self._events = db, store, outbox, events
+        self._clock, self._boot, self._mirrors = clock, boot, mirrors
+        self.records: dict[str, Record] = db.read(records.load)
+        self._next, self._under_way = _Batch(), _Batch()
+        self._signal = asyncio.Event()
+        self._failed = metrics.counter(
+            "skerry_edge_pod_commits_failed_total", "Pod status transactions that did not commit."
+        )
+        self.trouble = ""  # why nothing can be written now
+        events.wake = self._signal.set
+
+    def status(self, uid: str, namespace: str, name: str) -> Json:
+        """The newest status of a pod, written or on its way."""
+        for batch in (self._next, self._under_way):
+            if uid in batch.statuses:
+                return batch.statuses[uid][2]
+        stored = self._store.get(POD, namespace, name)
+        if stored is None or stored["metadata"].get("uid", "") != uid:
+            return {}
+        return stored.get("status") or {}
+
+    def put(self, uid: str, namespace: str, name: str, status: Json, elapsed_s: float) -> None:
+        """Write ``status`` soon; nothing happens when it is what stands there."""
+        if self.status(uid, namespace, name) != status:
+            self._next.statuses[uid] = (namespace, name, status, elapsed_s)
+            self._signal.set()
+
+    def gone(self, uid: str, namespace: str, name: str) -> None:
+        """Tell the cloud that nothing of a deleted pod is left here."""
+        self._next.gone[uid] = (namespace, name)
+        self._signal.set()
+
+    def drop(self, uid: str, namespace: str, name: str) -> None:
+        """Forget a pod that has no object any more."""
+        self._next.statuses.pop(uid, None)
+        self._next.dropped[uid] = (namespace, name)
+        self._signal.set()
+
+    def message(self, kind: str, content: bytes) -> None:
+        """Append one message of the room to the outbox."""
+        self._next.messages.append((kind, content))
+        self._signal.set()
+
+    def mirrors_changed(self) -> None:
+        """A mirror pod appeared or was made again: the status of its static pod is told under its uid."""
+        for uid, record in self.records.items():
+            if status := self.status(uid, record.namespace, record.name):
+                stored = self._store.get(POD, record.namespace, record.name)
+                if stored is not None and specs.is_static(stored) and uid not in self._next.statuses:
+                    elapsed_s = record.elapsed(self._boot, self._clock.now_s())
+                    self._next.statuses[uid] = (record.namespace, record.name, status, elapsed_s)
+                    self._signal.set()
+
+    def _told_as(self, pod: Json) -> str:
+        """The uid under which the cloud knows the pod; "" for a static pod that has no mirror yet."""
+        if not specs.is_static(pod):
+            return specs.uid_of(pod)
+        return self._mirrors().get(status_key(*specs.name_of(pod)), "")
+
+    def bodies(self) -> dict[str, bytes]:
+        """Key -> body of every status that this node has written, for the link's repair at hello."""
+        out = {}
+        for stored in self._store.items(POD, None):
+            pod = stored.object
+            record = self.records.get(pod["metadata"].get("uid", ""))
+            if record is not None and record.version and pod.get("status") and (uid := self._told_as(pod)):
+                out[status_key(stored.namespace, stored.name)] = body(uid, record.version, pod["status"])
+        return out
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._signal.wait()
+            self._signal.clear()
+            await self._write()
+
+    async def _write(self) -> None:
+        self._next.messages += [(EVENT_KIND, event) for event in self._events.due()]
+        batch, self._next, self._under_way = self._next, _Batch(), self._next
+        if batch.empty:
+            return
+        try:
+            await self._db.tx(self._transaction(batch))
+        except Retryable as error:
+            self._put_back(batch, str(error))
+            await self._clock.sleep(RETRY_S)
+            return
+        except Terminal as error:  # larger than the link can carry: said and counted, and the daemon lives
+            self._failed.inc()
+            log.warning("pod statuses dropped", pods=len(batch.statuses), reason=error)
+        finally:
+            self._under_way = _Batch()
+        if self.trouble:
+            log.info("pod statuses are kept again")
+        self.trouble = ""
+
+    def _put_back(self, batch: _Batch, reason: str) -> None:
+        self._failed.inc()
+        if not self.trouble:
+            log.warning("pod statuses cannot be kept", reason=reason)
+        self.trouble = reason
+        newer = self._next
+        self._next = _Batch(
+            batch.statuses | newer.statuses,
+            batch.gone | newer.gone,
+            batch.dropped | newer.dropped,
+            batch.messages + newer.messages,
+        )
+        self._signal.set()
+
+    def _transaction(self, batch: _Batch) -> Callable[[Tx], None]:
+        now_s = self._clock.now_s()
+        versions = {uid: self.records[uid].version if uid in self.records else 0 for uid in batch.statuses}
+
+        def write(tx: Tx) -> None:
+            for uid, (namespace, name, status, elapsed_s) in batch.statuses.items():
+                record = Record(uid, namespace, name, versions[uid] + 1, self._boot, now_s, elapsed_s)
+                self._put(tx, record, status)
+            for uid, (namespace, name) in batch.gone.items():
+                content = canonical.encode({"namespace": namespace, "name": name, "uid": uid})
+                self._outbox.put_message(tx, GONE, content)
+            for uid, (namespace, name) in batch.dropped.items():
+                self._drop(tx, uid, namespace, name)
+            for kind, content in batch.messages:
+                self._outbox.put_message(tx, kind, content)
+
+        return write
+
+    def _put(self, tx: Tx, record: Record, status: Json) -> None:
+        stored = self._store.peek(POD, record.namespace, record.name)
+        if stored is None or stored.object["metadata"].get("uid", "") != record.uid:
+            return  # gone meanwhile, or made again: that one gets its own status
+        self._store.put(tx, POD, {**stored.object, "status": status})
+        if told_as := self._told_as(stored.object):
+            key = status_key(record.namespace, record.name)
+            self._outbox.put_state(tx, key, body(told_as, record.version, status))
+        records.save(
+            tx,
+            (
+                record.uid,
+                record.namespace,
+                record.name,
+                record.version,
+                record.boot,
+                record.at_s,
+                record.elapsed_s,
+            ),
+        )
+        tx.after_commit(lambda: self.records.__setitem__(record.uid, record))
+
+    def _drop(self, tx: Tx, uid: str, namespace: str, name: str) -> None:
+        records.forget(tx, uid)
+        stored = self._store.peek(POD, namespace, name)
+        if stored is None:  # no successor of the same name whose status waits
+            self._outbox.forget_state(tx, status_key(namespace, name))
+
+        def forget() -> None:
+            self.records.pop(uid, None)
+
+        tx.after_commit(forget)
