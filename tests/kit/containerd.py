@@ -9,11 +9,12 @@ oom_score_adj may not be lowered without CAP_SYS_RESOURCE; the CNI programs are 
 """
 
 import asyncio
-import contextlib
 import ctypes
+import ipaddress
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket as sockets
@@ -26,10 +27,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.kit import images
+from tests.kit.leftovers import end_all, end_leftovers, environment, ip, namespace, with_children
+from tests.kit.leftovers import remove_cgroup as remove_cgroup  # noqa: PLC0414  also for others
 from tests.kit.wait import eventually
 
 T = TypeVar("T")
 READY_S = 15.0
+CABLE_TRIES = 100
 CLONE_NEWNET = 0x40000000
 SOCKET_INSIDE = Path("/run/containerd/containerd.sock")
 CNI_PROGRAMS = "/usr/lib/cni"
@@ -103,6 +107,7 @@ class Host:
 
     async def open(self) -> None:
         """Make the namespaces; no containerd yet."""
+        end_leftovers()
         (self.folder / "run").mkdir(parents=True)
         (self.folder / "cni").mkdir()
         (self.folder / "cni" / "10-pods.conflist").write_text(json.dumps(self._network()))
@@ -111,7 +116,9 @@ class Host:
         unshare = ["unshare", "--net", "--mount", "--propagation=slave", "sh", "-c", SET_UP, "host", str(self.folder)]
         errors = (self.folder / "host.log").open("ab")
         with errors:
-            self._holder = subprocess.Popen(unshare, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)  # noqa: ASYNC220
+            self._holder = subprocess.Popen(  # noqa: ASYNC220
+                unshare, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=environment()
+            )
 
         def ready() -> bool:
             assert self._holder is not None
@@ -119,8 +126,8 @@ class Host:
             return (self.folder / "ready").exists()
 
         await eventually(ready, READY_S)
-        self._spaces = {_namespace(self.pid, kind) for kind in ("mnt", "net")}
-        assert not self._spaces & {_namespace(os.getpid(), kind) for kind in ("mnt", "net")}
+        self._spaces = {namespace(self.pid, kind) for kind in ("mnt", "net")}
+        assert not self._spaces & {namespace(os.getpid(), kind) for kind in ("mnt", "net")}
 
     async def close(self) -> None:
         """End everything that runs here and leave nothing behind."""
@@ -153,7 +160,9 @@ class Host:
         assert self._daemon is None
         argv = [*self.argv_prefix, "containerd", "--config", str(self.folder / "config.toml")]
         with self.log.open("ab") as log:
-            self._daemon = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: ASYNC220
+            self._daemon = subprocess.Popen(  # noqa: ASYNC220
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
+            )
         await eventually(self._answers, READY_S)
         present = self._ctr("images", "list", "-q").split()
         for archive in self.archives if images.PAUSE_REF not in present else ():
@@ -236,6 +245,23 @@ class Host:
             raise
         return sock
 
+    def uplink(self) -> tuple[str, str]:
+        """Join the host with this machine by a cable; return this machine's end and the host's, as addresses.
+
+        The cable is ``up0`` inside (``run("ip", "link", "set", "up0", "down")`` cuts it) and goes with the host.
+        """
+        used = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout
+        nets = (f"10.203.{random.randrange(256)}.{4 * random.randrange(64)}" for _ in range(CABLE_TRIES))
+        net = ipaddress.ip_address(next(net for net in nets if f" {ipaddress.ip_address(net) + 1}/" not in used))
+        outside, name = net + 1, f"sk{self.pid}"
+        ip("link", "add", name, "type", "veth", "peer", "name", "up0", "netns", str(self.pid))
+        ip("addr", "add", f"{outside}/30", "dev", name)
+        ip("link", "set", name, "up")
+        self.run("ip", "addr", "add", f"{net + 2}/30", "dev", "up0")
+        self.run("ip", "link", "set", "up0", "up")
+        self.run("ip", "route", "add", "default", "via", str(outside))
+        return str(outside), str(net + 2)
+
     async def dial(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """As ``connect``, with asyncio's streams."""
         return await asyncio.open_connection(sock=await self.connect(host, port))
@@ -279,24 +305,11 @@ class Host:
 
     def _processes(self) -> list[int]:
         """Everything that runs here: all in one of the two namespaces, and what came from these (containers have their own)."""
-        parents = _parents()
-        found = {pid for pid in parents if {_namespace(pid, "mnt"), _namespace(pid, "net")} & self._spaces}
-        while more := {pid for pid, parent in parents.items() if parent in found} - found:
-            found |= more
-        return sorted(found - {os.getpid()}, reverse=True)
+        return with_children(lambda pid: bool({namespace(pid, "mnt"), namespace(pid, "net")} & self._spaces))
 
     def _end(self, listed: Callable[[], list[int]]) -> None:
         """SIGKILL until nothing is left; the holder goes last, since it names the namespaces."""
-        for _ in range(200):
-            alive = [pid for pid in listed() if not _is_zombie(pid)]
-            others = [pid for pid in alive if pid != self.pid]
-            if not others:
-                return
-            for pid in others:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            threading.Event().wait(0.02)
-        raise AssertionError(f"processes outlive their host: {listed()}")
+        end_all(lambda: [pid for pid in listed() if pid != self.pid])
 
 
 @asynccontextmanager
@@ -314,41 +327,3 @@ async def host(
         await one.close()
         if folder is None:
             shutil.rmtree(own)
-
-
-def cgroup_folders(path: str) -> list[Path]:
-    """Every folder of the cgroup ``path``: one for each hierarchy of version 1, or the one of version 2."""
-    root = Path("/sys/fs/cgroup")
-    return [found for hierarchy in (root, *root.glob("*/")) if (found := hierarchy / path.lstrip("/")).is_dir()]
-
-
-def remove_cgroup(path: str) -> bool:
-    """Remove ``path`` with all below it; False while a process is still in it."""
-    for top in cgroup_folders(path):
-        for folder, _, _ in os.walk(top, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(folder).rmdir()
-    return not cgroup_folders(path)
-
-
-def _namespace(pid: int, kind: str) -> str:
-    try:
-        return str(Path(f"/proc/{pid}/ns/{kind}").readlink())
-    except OSError:
-        return f"none of {pid}"
-
-
-def _parents() -> dict[int, int]:
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    return parents
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

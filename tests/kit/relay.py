@@ -1,7 +1,9 @@
 """A TCP relay that can fail: paused (half-open: nothing flows, nobody is told), cut (closed and refusing), mended."""
 
 import asyncio
+import socket
 from contextlib import suppress
+from typing import Any
 
 PIECE_BYTES = 65536
 
@@ -21,8 +23,10 @@ class Relay:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, port: int = 0) -> int:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+    async def start(self, port: int = 0, sock: socket.socket | None = None) -> int:
+        """Listen on ``port``, or with ``sock``: a listening one, perhaps of another network namespace."""
+        where: dict[str, Any] = {"sock": sock} if sock else {"host": "127.0.0.1", "port": port}
+        self._server = await asyncio.start_server(self._serve, **where)
         self.port = int(self._server.sockets[0].getsockname()[1])
         return self.port
 
