@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     reset.add_argument("--purge", action="store_true", help="delete for good instead of keeping a quarantine copy")
     _device(verbs)
     _local(verbs)
+    _images(verbs)
     return top
 
 
@@ -62,6 +63,22 @@ def _device(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
 def _local(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     config = _settings(_verb(verbs, "kubectl-config", "print a kubeconfig of this node's API", module="kubectl_config"))
     config.add_argument("--out", default=None, metavar="FILE", help="write it to FILE, mode 0600")
+
+
+def _images(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    images = verbs.add_parser(
+        "images", help="container images of this node", description="Container images of this node; works offline."
+    )
+    inner = images.add_subparsers(dest="images_verb", required=True, metavar="list|import|prune")
+    with_output(_settings(_verb(inner, "list", "list the images of the container runtime", module="images")))
+    taking = with_output(
+        _settings(_verb(inner, "import", "take images from files: OCI archives, or from docker save", module="images"))
+    )
+    taking.add_argument("files", nargs="+", type=Path, metavar="FILE", help="archive with the images' names in it")
+    prune = with_output(
+        _settings(_verb(inner, "prune", "remove images that no pod of this node needs", module="images"))
+    )
+    prune.add_argument("--all", action="store_true", help="images with a name, too")
 
 
 def _verb(

@@ -121,7 +121,7 @@ class ImageCollector:
 
     async def turn(self) -> Collected:
         """Collect if the disk is fuller than it should be. Raises RuntimeAway, RuntimeRefused, OSError."""
-        images, needed = await self._look()
+        images, needed = await self.look()
         disk = self._disk((await self._runtime.image_filesystem()).path)
         if disk.used_percent < self._limits.high_percent:
             return Collected()
@@ -130,7 +130,7 @@ class ImageCollector:
 
     async def prune(self, *, all_unused: bool = True) -> Collected:
         """Remove what nobody needs, whatever the disk says; not ``all_unused``: only images without a name."""
-        images, needed = await self._look()
+        images, needed = await self.look()
         if not all_unused:
             images = [image for image in images if not image.tags]
         everything = sum(image.size_bytes for image in images) + 1
@@ -138,7 +138,8 @@ class ImageCollector:
         done.short_bytes = 0
         return done
 
-    async def _look(self) -> tuple[list[Image], set[str]]:
+    async def look(self) -> tuple[list[Image], set[str]]:
+        """Return all images, and the ids of those that are needed. Raises RuntimeAway, RuntimeRefused."""
         images, containers = await self._runtime.images(), await self._runtime.containers()
         now_s = self._clock.now_s()
         self._last_used = {image.id: self._last_used.get(image.id, now_s) for image in images}
