@@ -21,6 +21,7 @@ from edgecore.localapi.refusals import Refusals
 from edgecore.localapi.server import LocalApi
 from edgecore.node import NodeRoom, NodeStatus
 from edgecore.pods import room as pod_room
+from edgecore.pods.calls import PodCalls
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.room import PodRoom, Surroundings
 from edgecore.renewal import Renewal
@@ -39,6 +40,7 @@ from proto.kit.tls import client_contexts
 from proto.link import edge as link
 from proto.link.client import PahoBroker
 from proto.link.edge import EdgeLink
+from proto.link.streams import EdgeStreams
 
 log = Logger("edgecore")
 STORE_HISTORY = Limits(rows=1000, bytes=4 << 20, batch=64)  # nobody watches an edge's store from long ago
@@ -184,6 +186,15 @@ class App:
             rng=rng,
             metrics=metrics,
         )
+        self.calls = PodCalls(
+            name,
+            store,
+            lambda: self.pods.runtime,
+            disk=directory.path,
+            clock=clock,
+            why=lambda: self.pods.workloads().message,
+        )
+        self.link.streams = EdgeStreams(self.calls.open, settings.link, clock=clock, metrics=metrics)
         self.node.workloads = self.pods.workloads
         self.replica.mirrors_changed = self.pods.writer.mirrors_changed
         self.room = NodeRoom(

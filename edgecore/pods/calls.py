@@ -75,7 +75,7 @@ class PodCalls:
             return Echo()
         runtime = self._runtime()
         if runtime is None:
-            raise CallRefused(503, "ServiceUnavailable", f"this node runs no pods: {self._why()}")
+            raise CallRefused(503, "ServiceUnavailable", self._why())
         if call.kind == "stats":
             return Said(msgspec.json.encode(await self._figures_of(runtime).summary()))
         if call.kind == "metrics":
