@@ -23,10 +23,15 @@ from cloudcore.kube import config
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.informer import InformerSettings
+from cloudcore.kubelet.access import Callers
+from cloudcore.kubelet.address import address_of
+from cloudcore.kubelet.server import KubeletApi
 from cloudcore.link_log import SqlLog
 from cloudcore.revocation import Revocations
 from cloudcore.settings import Settings
 from cloudcore.sql import Sql
+from kubeapi.http import PeerCertificate
+from kubeapi.kubelet import KubeletAccess
 from kubeapi.pages import Pages
 from proto.kit import daemon, tls
 from proto.kit.backoff import Rng
@@ -117,6 +122,7 @@ class App:
         self.supervisor.spawn(history.run_retention(settings.history.keep_days), "retention")
         self.supervisor.spawn(self.revocations.run(), "revocations")
         await self._link(await self._broker(stack))
+        await self._kubelets(stack, cluster)
         await self._join(stack)
         await self._admin(stack)
         gauges.register(self.metrics, self.directory, now=self.clock.wall)
@@ -135,7 +141,14 @@ class App:
             self.addresses["api"] = access.server
             return access
         embedded = await EmbeddedApi.open(
-            self.directory, self.authority, self.revocations, api, clock=self.clock, rng=self.rng, metrics=self.metrics
+            self.directory,
+            self.authority,
+            self.revocations,
+            api,
+            kubelet=self._kubelet_access(),
+            clock=self.clock,
+            rng=self.rng,
+            metrics=self.metrics,
         )
         stack.push_async_callback(embedded.close)
         await embedded.start(self.supervisor)
@@ -197,6 +210,44 @@ class App:
 
     def _spawn_kick(self, link: CloudLink, node: str) -> None:
         self.supervisor.spawn(link.kick(node, "its certificate was revoked"), f"kick-{node}")
+
+    def _kubelet_access(self) -> KubeletAccess:
+        """How the embedded API asks nodes' kubelets: as anybody would, over HTTPS with a client certificate."""
+        own, options = self._own(), self.settings.kubelet
+        context = tls.client_context(own.cert, own.key, self.authority.ca_file)
+        self.supervisor.spawn(tls.Reloading(context, own.cert, own.key, clock=self.clock).run(), "kubelet-certificate")
+        return KubeletAccess(context, dial="" if options.advertise else _local(options.host))
+
+    async def _kubelets(self, stack: AsyncExitStack, cluster: Cluster) -> None:
+        options = self.settings.kubelet
+        assert self.link is not None
+        callers = Callers(
+            cluster.client, clock=self.clock, foreign_ca=bool(options.client_ca), unwelcome=self._unwelcome
+        )
+        server = KubeletApi(
+            cluster,
+            self.link.streams,
+            callers.check,
+            clock=self.clock,
+            metrics=self.metrics,
+            unwelcome=self._unwelcome,
+        )
+        stack.push_async_callback(server.close)
+        context = self._context(require_client=False, client_ca=options.client_ca)
+        port = await self._listen(
+            "kubelet", options.host, options.port, lambda: server.start(options.host, options.port, context)
+        )
+        self.addresses["kubelet"] = f"https://{_local(options.host)}:{port}"
+        embedded, api = self.settings.embedded_api, self.addresses["api"]
+        address = address_of(options.address_type, options.advertise, port, embedded=embedded, server=api)
+        self.hub.nodes.serve_kubelets(address)
+
+    def _unwelcome(self, certificate: PeerCertificate) -> bool:
+        """Whether nobody comes in with this client certificate any more; the serials of another CA are not ours to revoke."""
+        if certificate.not_after_s < self.clock.wall().timestamp():
+            return True
+        ours = not self.settings.kubelet.client_ca
+        return ours and self.revocations.is_revoked(certificate.common_name, certificate.serial)
 
     async def _join(self, stack: AsyncExitStack) -> None:
         options = self.settings.join
@@ -260,13 +311,15 @@ class App:
         return self.authority.client_certificate("cloudcore", CLOUD_USER)
 
     def _names(self) -> list[str]:
-        hosts = [self.settings.api.host, self.settings.broker.host, self.settings.join.host]
+        parts = (self.settings.api, self.settings.broker, self.settings.join, self.settings.kubelet)
+        hosts = [part.host for part in parts]
         return sorted({*self.settings.api.names, *(h for h in hosts if h not in {"0.0.0.0", "::", ""})})  # noqa: S104
 
-    def _context(self, *, require_client: bool) -> ssl.SSLContext:
-        """Return a listener's context whose certificate is swapped when it is renewed."""
+    def _context(self, *, require_client: bool, client_ca: str = "") -> ssl.SSLContext:
+        """Return a listener's context whose certificate is swapped when it is renewed; ``client_ca`` "": our own CA."""
         pair = self.authority.server_certificate(self._names())
-        context = tls.server_context(pair.cert, pair.key, self.authority.ca_file, require_client=require_client)
+        ca = Path(client_ca) if client_ca else self.authority.ca_file
+        context = tls.server_context(pair.cert, pair.key, ca, require_client=require_client)
         self.supervisor.spawn(tls.Reloading(context, pair.cert, pair.key, clock=self.clock).run(), "certificate-reload")
         return context
 

@@ -166,6 +166,7 @@ def check_ports(patient: Patient) -> list[Check]:
         ("api", settings.api.host, settings.api.port, settings.embedded_api),
         ("broker", settings.broker.host, settings.broker.port, settings.embedded_broker),
         ("join", settings.join.host, settings.join.port, True),
+        ("kubelet", settings.kubelet.host, settings.kubelet.port, True),
         ("admin", settings.admin.host, settings.admin.port, True),
     ]
     return [

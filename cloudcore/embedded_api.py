@@ -18,6 +18,7 @@ from kubeapi.controllers.builtin import BuiltinControllers
 from kubeapi.controllers.csr import SERVING, SigningRequest
 from kubeapi.crds import Crds
 from kubeapi.http import Limits as HttpLimits
+from kubeapi.kubelet import KubeletAccess
 from kubeapi.nodeauth import NodeAuthorizer
 from kubeapi.objects import Objects
 from kubeapi.rbac import Rbac
@@ -53,6 +54,7 @@ class EmbeddedApi:
         revocations: Revocations,
         options: Api,
         *,
+        kubelet: KubeletAccess | None = None,
         clock: Clock,
         rng: Rng,
         metrics: Metrics,
@@ -87,7 +89,7 @@ class EmbeddedApi:
         server = ApiServer(
             objects,
             access,
-            ApiSettings(limits=limits),
+            ApiSettings(limits=limits, kubelet=kubelet),
             clock=clock,
             sign=lambda asked: sign(authority, asked),
             metrics=metrics,

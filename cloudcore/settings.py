@@ -6,7 +6,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -87,6 +87,30 @@ class Admin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of health and metrics; 0: any free")] = 9091
 
 
+class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the API server finds logs, exec, port-forward and figures of all edge nodes."""
+
+    host: Annotated[str, Meta(description="address of the nodes' kubelet API")] = "0.0.0.0"  # noqa: S104  TLS and rights
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the nodes' kubelet API; 0: any free")] = 10003
+    advertise: Annotated[
+        str,
+        Meta(
+            description="host that the API server dials, `{node}` in it is the node's name;"
+            " empty: the embedded API asks on this machine, another one at our address towards it"
+        ),
+    ] = ""
+    address_type: Annotated[
+        Literal["auto", "Hostname", "InternalDNS", "InternalIP"],
+        Meta(
+            description="Node address that says so; auto: InternalDNS for the embedded API, Hostname for another;"
+            " InternalIP where the API server prefers that (kubeadm): it then hides the edge's own"
+        ),
+    ] = "auto"
+    client_ca: Annotated[
+        str, Meta(description="PEM CA of the API server's client certificate; empty: our own CA, as the embedded API's")
+    ] = ""
+
+
 class Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How soon silence is shown."""
 
@@ -122,6 +146,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker: Broker = Broker()
     join: Join = Join()
     admin: Admin = Admin()
+    kubelet: Kubelet = Kubelet()
     nodes: Nodes = Nodes()
     history: History = History()
     link: LinkSettings = LinkSettings()

@@ -13,6 +13,7 @@ from cloudcore.kube.client import JSON_PATCH, MERGE_PATCH
 from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.errors import Conflict, NotFound
 from cloudcore.kube.resources import LEASE, NODE
+from cloudcore.kubelet.address import KubeletAddress
 from proto.kit.clock import rfc3339, rfc3339_micro
 from proto.kit.log import Logger
 
@@ -34,6 +35,7 @@ class NodeController:
         self._lease_duration_s = lease_duration_s
         self._lease_renew_s = lease_renew_s
         self._told: dict[str, dict[str, Any]] = {}  # node -> the status as the edge said it last
+        self._kubelet: KubeletAddress | None = None
         self._labels: dict[str, dict[str, str]] = {}  # node -> what it registered with, for a Node that was deleted
         self.queue: KeyQueue[str] = KeyQueue(
             "nodes", self._reconcile, workers=WORKERS, clock=cluster.clock, rng=cluster.rng
@@ -47,6 +49,13 @@ class NodeController:
     async def run(self) -> None:
         await self._cluster.wait_synced()
         await self.queue.run()
+
+    def serve_kubelets(self, address: KubeletAddress) -> None:
+        """From now on the Nodes say where their kubelet API is served."""
+        self._kubelet = address
+        for name, node in self._cluster.nodes.objects.items():
+            if is_edge(node):
+                self.queue.add(name.name)
 
     async def run_leases(self) -> None:
         """Renew the Lease of every connected node on our own clock (a real cluster looks every 40 s); 0: never."""
@@ -110,6 +119,8 @@ class NodeController:
         current = found.get("status") or {}
         now = rfc3339(self._clock.wall())
         wanted = desired_status(current, self._told.get(node), away=self._sessions.is_away(node), now=now)
+        if self._kubelet is not None:
+            wanted = self._kubelet.patched(node, wanted)
         if wanted == current and not force:
             return
         patch = [{"op": "add", "path": "/status", "value": wanted}]

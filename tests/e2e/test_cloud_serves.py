@@ -30,7 +30,7 @@ async def get(platform: Platform, path: str) -> str:
 
 
 async def test_it_says_where_it_serves_and_keeps_its_secrets(platform: Platform) -> None:
-    assert set(platform.cloud.addresses) == {"api", "broker", "join", "admin"}
+    assert set(platform.cloud.addresses) == {"api", "broker", "join", "kubelet", "admin"}
     secrets = [platform.kubeconfig, *platform.cloud_dir.glob("*.db"), *(platform.cloud_dir / "pki").glob("*.key")]
     assert len(secrets) >= 7
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}

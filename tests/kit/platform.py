@@ -175,6 +175,7 @@ class Platform:
             f"broker.port={self.broker_port}",
             f"join.port={self.join_port}",
             f"admin.port={self.metrics_port}",
+            "kubelet.port=0",
             *cloud_sets,
         )
         argv = ["cloudcore", "serve", "--data-dir", str(self.cloud_dir), *(w for s in sets for w in ("--set", s))]
