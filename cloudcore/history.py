@@ -22,7 +22,7 @@ from proto.kit.metrics import Metrics
 from proto.link.replica import MessageRow
 
 EFFECTS = frozenset(
-    {"event", "register", "pod-gone", "pod-mirror"}
+    {"event", "register", "pod-gone", "pod-mirror", "write"}
 )  # kinds whose work is done in the API, after the commit
 ZERO = b"\\u0000"  # as JSON writes it
 PRUNE_ROWS = 5_000  # per transaction, so that pruning never holds the writer for long

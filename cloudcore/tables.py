@@ -106,3 +106,16 @@ class DeviceOwner(SQLModel, table=True):
 
     uid: str = Field(sa_column=Column(Text, primary_key=True))
     node: str = Field(sa_column=Column(Text, primary_key=True))
+
+
+class WriteOutcome(SQLModel, table=True):
+    """What became of one write at a node: a write is carried out once, however often it comes."""
+
+    __tablename__ = "write_outcome"
+
+    node: str = Field(sa_column=Column(Text, primary_key=True))
+    journal: str = Field(sa_column=Column(Text, primary_key=True))  # of the disk that counts
+    seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    result: bytes = Field(sa_column=Column(LargeBinary, nullable=False))  # proto.writes.WriteResult
+    uid: str = Field(default="", sa_column=Column(Text, nullable=False))  # a created object's, at the node
+    cloud_uid: str = Field(default="", sa_column=Column(Text, nullable=False))  # the same object's, here

@@ -107,6 +107,21 @@ ROLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]]] 
         ("view",),
         (),
     ),
+    # The technician at a node, whose writes there are made again here; only for objects of that node (cloudcore.hub.replay).
+    # A role with the label aggregate-to-node-admin adds more kinds.
+    "skerry:node-admin": ([], (), ("node-admin",)),
+    "skerry:aggregate-to-node-admin": (
+        [
+            _rule([""], ["configmaps", "events", "persistentvolumeclaims", "pods", "services"], [*READ, *WRITE]),
+            _rule([""], ["pods/ephemeralcontainers"], ["patch", "update"]),
+            *(_rule([group], kinds, [*READ, *WRITE]) for group, kinds in _WORKLOADS.items()),
+            _rule(["events.k8s.io"], ["events"], [*READ, *WRITE]),
+            _rule(["devices.kubeedge.io"], ["devices", "devicemodels"], [*READ, *WRITE]),
+            _rule(["edge.skerry.io"], ["writeconflicts"], [*READ, "delete", "deletecollection"]),
+        ],
+        ("node-admin",),
+        (),
+    ),
     "system:basic-user": (
         [
             _rule(["authorization.k8s.io"], _SELF, ["create"]),
@@ -132,6 +147,7 @@ ROLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]]] 
 # Each binding gives one role to some groups.
 BINDINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cluster-admin": ("cluster-admin", ("system:masters",)),
+    "skerry:node-admins": ("skerry:node-admin", ("skerry:node-admins",)),
     "system:basic-user": ("system:basic-user", ("system:authenticated",)),
     "system:discovery": ("system:discovery", ("system:authenticated",)),
     "system:public-info-viewer": ("system:public-info-viewer", ("system:authenticated", "system:unauthenticated")),

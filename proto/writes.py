@@ -23,6 +23,7 @@ class Write(msgspec.Struct, omit_defaults=True):
     """One write, in the order of ``seq``, which this disk never gives twice."""
 
     seq: int
+    journal: str  # of the disk that counts ``seq``
     key: str  # str(proto.names.ObjectKey)
     api_version: str
     kind: str
@@ -32,7 +33,7 @@ class Write(msgspec.Struct, omit_defaults=True):
     uid: str = ""  # of the object as the node knows it
     subresource: str = ""  # patch only: "" | status | ephemeralcontainers
     mine: Json = {}  # create: the object; patch: merge patch to what it shall be
-    base: Json = {}  # patch: merge patch back to what it was
+    base: Json = {}  # patch: merge patch back to what it was; delete: what the node saw, but for metadata and status
     grace_period_s: int | None = None  # delete
     propagation: str = ""  # delete
 
@@ -72,6 +73,18 @@ def encode(message: Write | WriteResult) -> bytes:
 def mark_of(node: str) -> str:
     """Return the annotation, on the cloud's object, that says which write of ``node`` it has seen last."""
     return f"write.edge.skerry.io/{node}"
+
+
+def mark(write: Write) -> str:
+    """Return the value of that annotation after ``write``."""
+    return f"{write.journal}.{write.seq}"
+
+
+def has_seen(obj: Json | None, node: str, journal: str, seq: int) -> bool:
+    """Whether an object as the cloud has it contains write ``seq`` of ``node``."""
+    text = str((((obj or {}).get("metadata") or {}).get("annotations") or {}).get(mark_of(node)) or "")
+    whose, _, number = text.rpartition(".")
+    return whose == journal and number.isdecimal() and len(number) < 19 and int(number) >= seq
 
 
 def admin_of(node: str) -> str:

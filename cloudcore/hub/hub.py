@@ -9,15 +9,18 @@ from cloudcore.history import History
 from cloudcore.hub.effects import Effects
 from cloudcore.hub.owners import Owners
 from cloudcore.hub.pod_effects import GONE, MIRRORED, PodEffects
+from cloudcore.hub.replay import Replay
 from cloudcore.hub.replica import Replica
 from cloudcore.hub.scope import Changed, Scope
 from cloudcore.hub.sessions import Sessions
 from cloudcore.hub.status_writers import DeviceStatuses, NodeStatuses, PodStatuses
 from cloudcore.hub.upstream import Upstream
+from cloudcore.hub.write_outcomes import Outcomes
 from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.resources import DEVICE_STATUS, NODE, POD
 from cloudcore.settings import Settings
 from cloudcore.sql import Sql
+from proto import writes
 from proto.kit.daemon import Supervisor
 from proto.kit.errors import Retryable
 from proto.link.cloud import CloudLink
@@ -58,11 +61,12 @@ class Hub:
             workers=settings.api.status_writers,
         )
         pods = PodEffects(cluster)
+        replay = Replay(cluster.client, self.scope, Outcomes(sql), self.send, self._tell, metrics=cluster.metrics)
         self.effects = Effects(
             history,
             cluster.client,
             self.scope,
-            {"register": self._register, GONE: pods.gone, MIRRORED: pods.mirror},
+            {"register": self._register, GONE: pods.gone, MIRRORED: pods.mirror, writes.KIND: replay.carry},
             clock=cluster.clock,
             rng=cluster.rng,
             metrics=cluster.metrics,
@@ -108,6 +112,9 @@ class Hub:
         """Let ``node`` have the object ``key`` as it is now, or its absence, whatever it holds."""
         if self.link is not None:
             self.link.changed(node, key)
+
+    def _tell(self) -> Effects:
+        return self.effects
 
     async def _register(self, node: str, _row: MessageRow, body: dict[str, Any]) -> None:
         await self.nodes.register(node, body)

@@ -53,10 +53,22 @@ class KubeClient:
         return await self._send("PATCH", kind.path(namespace, name, subresource), patch, content_type)
 
     async def delete(
-        self, kind: Kind, namespace: str, name: str, *, uid: str = "", grace_s: int | None = None
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        *,
+        uid: str = "",
+        resource_version: str = "",
+        grace_s: int | None = None,
+        propagation: str = "",
     ) -> dict[str, Any]:
-        """Delete; ``uid`` is a precondition: another object of the same name raises Conflict. ``grace_s`` 0: at once."""
-        options: dict[str, Any] = {"preconditions": {"uid": uid}} if uid else {}
+        """Delete; ``uid`` and ``resource_version`` are preconditions: another state raises Conflict. ``grace_s`` 0: at once."""
+        given = {"uid": uid, "resourceVersion": resource_version}
+        conditions = {name: value for name, value in given.items() if value}
+        options: dict[str, Any] = {"preconditions": conditions} if conditions else {}
+        if propagation:
+            options["propagationPolicy"] = propagation
         if grace_s is not None:
             options["gracePeriodSeconds"] = grace_s
         body = {"kind": "DeleteOptions", "apiVersion": "v1", **options} if options else None

@@ -64,11 +64,12 @@ def marked(obj: Json, seq: int) -> Json:
 
 
 def write_of(change: Change, at: str) -> Write | None:
-    """Return the write that ``change`` is, its ``seq`` still 0; None when nothing changed that the cloud has a say in."""
+    """Return the write that ``change`` is, ``seq`` and ``journal`` still open; None when nothing changed that the cloud has a say in."""
     res, user = change.res, change.opts.user
     held = change.before or change.after
     out = Write(
         0,
+        "",
         key_of(res.storage, held["metadata"]),
         res.api_version,
         res.kind,
@@ -81,6 +82,7 @@ def write_of(change: Change, at: str) -> Write | None:
         out.verb, out.mine = writes.CREATE, _own(change.after)
     elif isinstance(change.opts, DeleteOptions):
         out.verb = writes.DELETE
+        out.base = {k: v for k, v in change.before.items() if k not in ("metadata", "status")}
         out.grace_period_s, out.propagation = change.opts.grace_period_s, change.opts.propagation
     else:
         before, after = _own(change.before), _own(change.after)

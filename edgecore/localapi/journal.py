@@ -35,8 +35,10 @@ CREATE INDEX IF NOT EXISTS pending_write_key ON pending_write (key, outcome);
 CREATE TABLE IF NOT EXISTS pending_parked (
   key TEXT PRIMARY KEY, body BLOB     -- the newest that the cloud said; NULL: it has no such object
 ) STRICT;
+CREATE TABLE IF NOT EXISTS pending_journal (id INTEGER PRIMARY KEY CHECK (id = 1), name TEXT NOT NULL) STRICT;
+INSERT OR IGNORE INTO pending_journal VALUES (1, lower(hex(randomblob(5))));
 CREATE TABLE IF NOT EXISTS pending_alias (
-  key TEXT PRIMARY KEY, uid TEXT NOT NULL, seq INTEGER NOT NULL, cloud_uid TEXT NOT NULL DEFAULT ''
+  key TEXT PRIMARY KEY, uid TEXT NOT NULL, journal TEXT NOT NULL, seq INTEGER NOT NULL, cloud_uid TEXT NOT NULL DEFAULT ''
 ) STRICT;
 """
 LOCAL = frozenset({"coordination.k8s.io/leases"})  # elections at a node are the node's own (LOCAL-9)
@@ -85,7 +87,8 @@ class Journal:
         if write.verb == writes.CREATE and change.res.storage in ALIASED:
             uid = change.after["metadata"]["uid"]
             tx.execute(
-                "INSERT OR REPLACE INTO pending_alias (key, uid, seq) VALUES (?, ?, ?)", (write.key, uid, write.seq)
+                "INSERT OR REPLACE INTO pending_alias (key, uid, journal, seq) VALUES (?, ?, ?, ?)",
+                (write.key, uid, write.journal, write.seq),
             )
         return marked(change.after, write.seq)
 
@@ -100,6 +103,7 @@ class Journal:
         (write.seq,) = tx.execute(
             "INSERT INTO pending_write (key, body) VALUES (?, x'') RETURNING seq", (write.key,)
         ).fetchone()
+        (write.journal,) = tx.execute("SELECT name FROM pending_journal").fetchone()
         body = writes.encode(write)
         tx.execute("UPDATE pending_write SET body = ? WHERE seq = ?", (body, write.seq))
         try:
@@ -120,13 +124,13 @@ class Journal:
 
     def localize(self, tx: Tx, key: str, obj: dict[str, Any]) -> None:
         """Give a pod that was created here the uid that it runs under; its uid in the cloud becomes an annotation."""
-        row = tx.execute("SELECT uid, seq, cloud_uid FROM pending_alias WHERE key = ?", (key,)).fetchone()
+        row = tx.execute("SELECT uid, journal, seq, cloud_uid FROM pending_alias WHERE key = ?", (key,)).fetchone()
         if row is None:
             return
         metadata = obj["metadata"]
-        uid, seq, known = row
+        uid, journal, seq, known = row
         annotations = metadata.get("annotations") or {}
-        if not known and number(annotations.get(writes.mark_of(self._node))) >= seq:
+        if not known and writes.has_seen(obj, self._node, journal, seq):
             known = metadata["uid"]
             tx.execute("UPDATE pending_alias SET cloud_uid = ? WHERE key = ?", (known, key))
         if known != metadata.get("uid"):  # another pod of that name
@@ -169,10 +173,7 @@ class Journal:
             metadata = parked["metadata"]
             if write.verb == writes.DELETE and write.uid and metadata.get("uid") not in (write.uid, _uid(result)):
                 return  # made again since
-            if (
-                write.verb != writes.DELETE
-                and number((metadata.get("annotations") or {}).get(writes.mark_of(self._node))) >= write.seq
-            ):
+            if write.verb != writes.DELETE and writes.has_seen(parked, self._node, write.journal, write.seq):
                 return
         now = None if result.object is None else canonical.encode(cloudly(result.object, status=False))
         tx.execute("UPDATE pending_parked SET body = ? WHERE key = ?", (now, write.key))
@@ -194,11 +195,6 @@ class Journal:
 
 def _uid(result: WriteResult) -> str:
     return str((result.object or {}).get("metadata", {}).get("uid", ""))
-
-
-def number(text: Any) -> int:
-    """Return the number in an annotation, 0 for none."""
-    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 19 else 0
 
 
 def waiting(conn: sqlite3.Connection) -> int:

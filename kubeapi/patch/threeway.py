@@ -99,3 +99,13 @@ def _solid(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {key: _solid(item) for key, item in value.items() if item is not None}
+
+
+def covers(seen: Any, theirs: Any) -> bool:
+    """Whether ``theirs`` still says all that ``seen`` does; what the other side has filled in beside it does not count."""
+    if isinstance(seen, dict):
+        there = theirs if isinstance(theirs, dict) else {}
+        return all(covers(value, there.get(key)) for key, value in seen.items())
+    if isinstance(seen, list) and isinstance(theirs, list):
+        return len(seen) == len(theirs) and all(covers(*pair) for pair in zip(seen, theirs, strict=True))
+    return bool(seen == theirs)

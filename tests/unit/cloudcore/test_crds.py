@@ -15,7 +15,9 @@ from proto.kit.clock import SystemClock
 from tests.kit.cloud import Cloud, bare_api, running, status_change
 from tests.kit.wait import eventually
 
-NAMES = {f"{kind}.devices.kubeedge.io" for kind in ("devices", "devicemodels", "devicestatuses")}
+NAMES = {f"{kind}.devices.kubeedge.io" for kind in ("devices", "devicemodels", "devicestatuses")} | {
+    "writeconflicts.edge.skerry.io"
+}
 
 
 @pytest.fixture

@@ -30,7 +30,9 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
 
 
 def holds(cloud: Cloud, node: str) -> set[str]:
-    return {key for key in cloud.hub.scope.wanted(node) if not key.startswith(CRD.group)}
+    """All but what every node has: the definitions, and the rights of the technicians."""
+    everywhere = (CRD.group, "rbac.authorization.k8s.io")
+    return {key for key in cloud.hub.scope.wanted(node) if not key.startswith(everywhere)}
 
 
 async def conditions(cloud: Cloud, name: str = "kiln") -> dict[str, tuple[str, str]]:

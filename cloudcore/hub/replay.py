@@ -1,0 +1,234 @@
+"""Writes that were made at a node, made again in the API: in order, as the user who made them, once each.
+
+A write names the fields that it changes as they were at the node. What the cloud has changed since in another way is a
+conflict: nothing is overwritten, both versions are kept in a WriteConflict, and the node is told. Rules: LOCAL-n in
+``edgecore/localapi/README.md``.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from cloudcore.hub.effects import Effects
+from cloudcore.hub.scope import Scope
+from cloudcore.hub.write_outcomes import Outcomes
+from cloudcore.hub.write_rights import Denied, Rights
+from cloudcore.kube.client import MERGE_PATCH, KubeClient
+from cloudcore.kube.errors import ApiRefused, ApiUnavailable, Conflict, NotFound
+from cloudcore.kube.resources import Kind
+from kubeapi.patch.threeway import covers, diff, merge
+from proto import conflicts, writes
+from proto.kit.errors import MalformedMessage
+from proto.kit.log import Logger
+from proto.kit.metrics import Metrics
+from proto.link.replica import MessageRow
+from proto.names import ObjectKey, parse_key
+from proto.writes import Write, WriteResult
+
+Json = dict[str, Any]
+Send = Callable[[str, str, bytes], Awaitable[object]]
+ATTEMPTS = 5  # somebody else writes the same object at the same time
+MAX_FIELDS = 20  # named in a message
+CONFLICTS = Kind(conflicts.GROUP, conflicts.VERSION, conflicts.PLURAL, conflicts.KIND)
+SUBRESOURCES = ("", "status", "ephemeralcontainers")
+log = Logger("replay")
+
+
+class Clashed(Exception):
+    """The cloud has moved on in another way."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Replay:
+    """Carries out messages of kind ``write``; doing one again answers it again."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        scope: Scope,
+        outcomes: Outcomes,
+        send: Send,
+        tell: Callable[[], Effects],
+        metrics: Metrics,
+    ) -> None:
+        self._client, self._outcomes, self._send, self._tell = client, outcomes, send, tell
+        self._rights = Rights(client, scope)
+        self._done = metrics.counter(
+            "skerry_cloud_writes_replayed_total", "Writes of nodes that were carried out, by outcome", ("outcome",)
+        )
+
+    async def carry(self, node: str, row: MessageRow, _body: Json) -> None:
+        """Make one write and answer it. Raises MalformedMessage, ApiUnavailable, SqlUnavailable."""
+        write = writes.decode_write(row.body)
+        answer = await self._outcomes.find(node, write)
+        if answer is None:
+            result = await self._result(node, write)
+            answer = await self._outcomes.keep(node, write, result)
+            self._done.inc(result.outcome)
+        await self._send(node, writes.RESULT, answer)
+
+    async def _result(self, node: str, write: Write) -> WriteResult:
+        key = parse_key(write.key)
+        kind = _kind(write, key)
+        result = WriteResult(write.seq, write.key, writes.APPLIED)
+        try:
+            result.object = await self._made(node, write, kind, key)
+        except Clashed as error:
+            result.outcome, result.reason, result.message = writes.CONFLICT, error.reason, str(error)
+        except Denied as error:
+            result.outcome, result.reason, result.message = writes.REFUSED, error.reason, str(error)
+        except ApiRefused as error:
+            result.outcome, result.reason, result.message = writes.REFUSED, error.reason, str(error)
+        if result.outcome != writes.APPLIED:
+            theirs = await self._find(kind, key)
+            result.object = theirs if theirs is not None and self._rights.concerns(node, write.key, theirs) else None
+            await self._report(node, write, result, key)
+        if result.object is not None:
+            result.object["metadata"].pop("managedFields", None)
+        return result
+
+    async def _made(self, node: str, write: Write, kind: Kind, key: ObjectKey) -> Json | None:
+        """Make the write; return the object as it is now. Raises Clashed, Denied, ApiRefused, ApiUnavailable."""
+        await self._rights.check_user(node, write, kind, key)
+        make = {writes.CREATE: self._create, writes.PATCH: self._patch, writes.DELETE: self._delete}[write.verb]
+        for _ in range(ATTEMPTS):
+            theirs = await self._find(kind, key)
+            if writes.has_seen(theirs, node, write.journal, write.seq):
+                return theirs  # a crash came between the write and its outcome
+            try:
+                return await make(node, write, kind, key, theirs)
+            except (Conflict, NotFound) as error:
+                if isinstance(error, NotFound) and (theirs is None or "namespaces" in str(error)):
+                    raise
+                log.debug("changed meanwhile", key=write.key, reason=error)
+        raise ApiUnavailable(f"{write.key} changes faster than a write can be compared with it")
+
+    async def _create(self, node: str, write: Write, kind: Kind, key: ObjectKey, theirs: Json | None) -> Json | None:
+        if theirs is not None and not self._rights.concerns(node, write.key, theirs):
+            raise Clashed("AlreadyExists", f"{kind.kind} {key.name} exists in the cloud, and is not of this node")
+        if theirs is not None:
+            merged, clashes = merge({}, write.mine, theirs)
+            if clashes or diff(_content(theirs), _content(merged)):
+                raise Clashed("AlreadyExists", f"{kind.kind} {key.name} was made in the cloud, too{_named(clashes)}")
+            return await self._mark(node, write, kind, key, theirs)
+        self._rights.check_target(node, write, None)
+        body = await self._with_cloud_uids(node, write)
+        await self._rights.check_pods(node, key.namespace, None, body)
+        metadata = dict(body["metadata"])
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), writes.mark_of(node): writes.mark(write)}
+        return await self._client.create(kind, key.namespace, {**body, "metadata": metadata})
+
+    async def _patch(self, node: str, write: Write, kind: Kind, key: ObjectKey, theirs: Json | None) -> Json | None:
+        if theirs is None:
+            raise Clashed("Deleted", f"{kind.kind} {key.name} was deleted in the cloud")
+        self._rights.check_target(node, write, theirs)
+        await self._check_same(node, write, theirs)
+        merged, clashes = merge(write.base, write.mine, theirs)
+        if clashes:
+            raise Clashed("FieldChanged", f"changed in the cloud, too{_named(clashes)}")
+        await self._rights.check_pods(node, key.namespace, theirs, merged)
+        change = diff(theirs, merged)
+        if write.subresource:
+            if not change:
+                return theirs
+            change.setdefault("metadata", {})["resourceVersion"] = theirs["metadata"]["resourceVersion"]
+            return await self._client.patch(
+                kind, key.namespace, key.name, change, content_type=MERGE_PATCH, subresource=write.subresource
+            )
+        return await self._mark(node, write, kind, key, theirs, change)
+
+    async def _mark(
+        self, node: str, write: Write, kind: Kind, key: ObjectKey, theirs: Json, change: Json | None = None
+    ) -> Json:
+        """Write ``change`` and the sign that this write is in it, unless ``theirs`` is no longer what is there."""
+        change = dict(change or {})
+        metadata = dict(change.get("metadata") or {})
+        annotations = metadata.get("annotations") or {}
+        metadata["annotations"] = {**annotations, writes.mark_of(node): writes.mark(write)}
+        metadata["resourceVersion"] = theirs["metadata"]["resourceVersion"]
+        change["metadata"] = metadata
+        return await self._client.patch(kind, key.namespace, key.name, change, content_type=MERGE_PATCH)
+
+    async def _delete(self, node: str, write: Write, kind: Kind, key: ObjectKey, theirs: Json | None) -> Json | None:
+        if theirs is None:
+            return None
+        self._rights.check_target(node, write, theirs)
+        await self._check_same(node, write, theirs)
+        if not covers(write.base, theirs):
+            raise Clashed("Changed", f"{kind.kind} {key.name} was changed in the cloud after the node had seen it")
+        metadata = theirs["metadata"]
+        await self._client.delete(
+            kind,
+            key.namespace,
+            key.name,
+            uid=metadata["uid"],
+            grace_s=write.grace_period_s,
+            propagation=write.propagation,
+            resource_version=metadata["resourceVersion"],
+        )
+        left = await self._find(kind, key)
+        return left if left is not None and left["metadata"]["uid"] == metadata["uid"] else None
+
+    async def _check_same(self, node: str, write: Write, theirs: Json) -> None:
+        """Raise Clashed when the object of that name is another one than the node knew."""
+        uid = str(theirs["metadata"].get("uid", ""))
+        if not write.uid or write.uid == uid:
+            return
+        ours = await self._outcomes.cloud_uids(node, write.journal, {write.uid})
+        if ours.get(write.uid) != uid:
+            raise Clashed("Replaced", f"{write.key} was deleted and made again in the cloud")
+
+    async def _with_cloud_uids(self, node: str, write: Write) -> Json:
+        """Return the object to create; owners that were made at the node, too, get the uid that they have here."""
+        owners = write.mine["metadata"].get("ownerReferences") or []
+        ours = await self._outcomes.cloud_uids(node, write.journal, {str(owner.get("uid")) for owner in owners})
+        if not ours:
+            return write.mine
+        renamed = [{**owner, "uid": ours.get(str(owner.get("uid")), owner.get("uid"))} for owner in owners]
+        return {**write.mine, "metadata": {**write.mine["metadata"], "ownerReferences": renamed}}
+
+    async def _find(self, kind: Kind, key: ObjectKey) -> Json | None:
+        try:
+            return await self._client.get(kind, key.namespace, key.name)
+        except NotFound:
+            return None
+
+    async def _report(self, node: str, write: Write, result: WriteResult, key: ObjectKey) -> None:
+        """Keep both versions where people find them. Raises ApiUnavailable."""
+        name = f"{node}-{write.journal[:6]}-{write.seq}"
+        for namespace in dict.fromkeys((key.namespace or "default", "default")):
+            result.conflict = f"{namespace}/{name}"
+            body = conflicts.make(node, name, namespace, write, result)
+            try:
+                await self._client.create(CONFLICTS, namespace, body)
+                break
+            except Conflict:  # made before a crash
+                break
+            except ApiRefused as error:  # the namespace is gone, or the definition is not installed
+                log.warning("a conflict could not be kept", key=write.key, reason=error)
+        involved = {"apiVersion": write.api_version, "kind": write.kind, "name": key.name, "namespace": key.namespace}
+        said = conflicts.sentence(write, result)[:1024]
+        self._tell().tell("Warning", involved, conflicts.REASONS[result.outcome], said, name=f"{key.name}.{name}")
+
+
+def _kind(write: Write, key: ObjectKey) -> Kind:
+    """Raises MalformedMessage."""
+    group, _, version = write.api_version.rpartition("/")
+    odd = write.verb not in (writes.CREATE, writes.PATCH, writes.DELETE) or write.subresource not in SUBRESOURCES
+    if odd or not version or (group != key.group and (key.group, key.plural) != ("", "events")):
+        raise MalformedMessage(f"write {write.seq} of {key} is none that an API server takes")
+    mine = write.mine.get("metadata") or {}
+    if write.verb == writes.CREATE and (mine.get("name"), mine.get("namespace") or "") != (key.name, key.namespace):
+        raise MalformedMessage(f"write {write.seq} of {key} creates something else")
+    return Kind(group, version, key.plural, write.kind, bool(key.namespace))
+
+
+def _content(obj: Json) -> Json:
+    return {k: v for k, v in obj.items() if k not in ("metadata", "status")}
+
+
+def _named(clashes: list[Any]) -> str:
+    fields = [clash.path for clash in clashes[:MAX_FIELDS]]
+    return f": {', '.join(fields)}" if fields else ""
