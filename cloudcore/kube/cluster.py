@@ -1,16 +1,18 @@
 """One API server as cloudcore uses it: a client, and informers of the kinds that the hub and the controllers read."""
 
 import asyncio
+from typing import Any
 
 from cloudcore.kube import resources
 from cloudcore.kube.client import KubeClient
-from cloudcore.kube.informer import Informer, InformerSettings
+from cloudcore.kube.informer import Informer, InformerSettings, Name, Selection
 from cloudcore.kube.resources import CRD, DEVICE, DEVICE_MODEL, DEVICE_STATUS, NODE, POD, SECRET, Kind
 from cloudcore.kube.subresources import StatusPaths
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
+from proto.labels import EDGE_ROLE
 
 CORE = (DEVICE, DEVICE_MODEL, DEVICE_STATUS, NODE)  # without these there is no cloud
 WANTED = (  # what pods need; a kind that we may not read, or that is not served, is left out
@@ -40,6 +42,7 @@ SELECTORS = {
     POD: "spec.nodeName!=",  # until it is bound, a pod is no node's
     SECRET: "type!=helm.sh/release.v1",  # large, many, and nothing that a pod reads
 }
+JOIN_PAUSE_S = 0.3  # nodes that join together cost one list of pods
 MAX_CUSTOM = 64  # kinds that definitions ask for: each costs a watch
 log = Logger("cluster")
 
@@ -57,12 +60,15 @@ class Cluster:
         self._all: dict[tuple[str, str], Informer] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._edges: set[str] = set()
+        self._listing = False
         for kind in CORE:
             self._add(kind, optional=False)
         for kind in WANTED:
             self._add(kind, optional=True)
         self.devices, self.models = self.of(DEVICE), self.of(DEVICE_MODEL)
         self.statuses, self.nodes, self.pods = self.of(DEVICE_STATUS), self.of(NODE), self.of(POD)
+        self.nodes.listen(self._on_node)
 
     def of(self, kind: Kind) -> Informer:
         """Return the informer of a kind that is always read."""
@@ -131,11 +137,36 @@ class Cluster:
             rng=self.rng,
             metrics=self.metrics,
             settings=self._settings,
-            field_selector=SELECTORS.get(kind, ""),
-            optional=optional,
+            selection=Selection(SELECTORS.get(kind, ""), optional, self._is_at_edge if kind == POD else None),
         )
         return informer
 
+    def _is_at_edge(self, pod: dict[str, Any]) -> bool:
+        """A cluster may have a hundred times more pods elsewhere: those are not even kept in memory."""
+        return (pod.get("spec") or {}).get("nodeName") in self._edges
+
+    def _on_node(self, name: Name, _old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        if new is None or EDGE_ROLE not in (new["metadata"].get("labels") or {}):
+            self._edges.discard(name.name)
+        elif name.name not in self._edges:
+            self._edges.add(name.name)
+            if self.nodes.synced.is_set() and not self._listing and self._group is not None:
+                self._listing = True
+                self._group.create_task(self._list_pods_again(), name="pods of a new node")
+
+    async def _list_pods_again(self) -> None:
+        await self.clock.sleep(JOIN_PAUSE_S)
+        self._listing = False
+        where = (POD.group, POD.plural)
+        self._tasks[where].cancel()
+        self.pods.list_again()
+        self._start(where)
+
+    async def _read(self, informer: Informer) -> None:
+        if informer.kind == POD:
+            await self.nodes.synced.wait()
+        await informer.run()
+
     def _start(self, where: tuple[str, str]) -> None:
         if self._group is not None:
-            self._tasks[where] = self._group.create_task(self._all[where].run(), name=f"informer {where[1]}")
+            self._tasks[where] = self._group.create_task(self._read(self._all[where]), name=f"informer {where[1]}")

@@ -44,12 +44,25 @@ class InformerSettings:
     backoff_cap_s: float = 15.0
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which objects of a kind, and whether we can do without them."""
+
+    field_selector: str = ""
+    optional: bool = False
+    keep: Callable[[dict[str, Any]], bool] | None = None  # None: every object
+
+
+EVERYTHING = Selection()
+
+
 class Informer:
     """What the API server holds of one kind, kept current. ``objects`` must not be mutated.
 
     Listeners run on the loop for each change as ``(name, old, new)``; None means absent. ``synced`` is set by the first
-    complete list and stays: afterwards ``objects`` is at worst old, never partial. An ``optional`` kind that is forbidden or
-    absent is *left out*: said once, asked for again each minute, and nobody waits for it.
+    complete list and stays: afterwards ``objects`` is at worst old, never partial. An optional kind that is forbidden or
+    absent is *left out*: said once, asked for again each minute, and nobody waits for it. What the selection does not keep is as if
+    it did not exist; when that changes, ``list_again`` and run anew.
     """
 
     def __init__(
@@ -61,8 +74,7 @@ class Informer:
         rng: Rng,
         metrics: Metrics,
         settings: InformerSettings | None = None,
-        field_selector: str = "",
-        optional: bool = False,
+        selection: Selection = EVERYTHING,
     ) -> None:
         self.kind = kind
         self.objects: dict[Name, dict[str, Any]] = {}
@@ -71,13 +83,13 @@ class Informer:
         self.left_out = False
         self.connected = False
         self.last_error = ""
-        self._optional = optional
+        self._optional, self._keep = selection.optional, selection.keep
         self._client = client
         self._clock = clock
         self._settings = settings or InformerSettings()
         self._backoff = Backoff(base_s=0.1, cap_s=self._settings.backoff_cap_s, rng=rng)
         self._listeners: list[Listener] = []
-        self._selector = {"fieldSelector": field_selector} if field_selector else {}
+        self._selector = {"fieldSelector": selection.field_selector} if selection.field_selector else {}
         self._revision = ""
         self._events = metrics.counter("skerry_cloud_informer_events_total", "Watch events received", ("resource",))
         self._restarts = metrics.counter(
@@ -97,6 +109,10 @@ class Informer:
         """Tell of every object as gone: nobody will read this kind any more."""
         for name in list(self.objects):
             self._set(name, None)
+
+    def list_again(self) -> None:
+        """Let the next ``run`` begin with a list."""
+        self._revision = ""
 
     async def run(self) -> None:
         """List, then watch, for ever."""
@@ -153,7 +169,8 @@ class Informer:
             page = await self._client.list(self.kind, query)
             metadata = page.get("metadata") or {}
             for item in page.get("items") or []:
-                found[_name(item)] = _slim(item)
+                if self._keep is None or self._keep(item):
+                    found[_name(item)] = _slim(item)
             more = metadata.get("continue")
             if not more:
                 break
@@ -194,7 +211,8 @@ class Informer:
         if kind == "BOOKMARK":
             return
         self._events.inc(self.kind.plural)
-        self._set(_name(item), None if kind == "DELETED" else _slim(item))
+        gone = kind == "DELETED" or (self._keep is not None and not self._keep(item))
+        self._set(_name(item), None if gone else _slim(item))
 
     def _set(self, name: Name, new: dict[str, Any] | None) -> None:
         old = self.objects.pop(name, None) if new is None else self.objects.get(name)

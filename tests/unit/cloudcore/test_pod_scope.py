@@ -225,3 +225,25 @@ async def test_no_node_deletes_what_is_not_its_own_or_not_marked(cloud: Cloud, n
 
     await eventually(after)
     assert (await cloud.client.get(POD, "default", "web"))["metadata"]["uid"] == made["metadata"]["uid"]
+
+
+async def test_pods_of_a_clusters_other_nodes_are_not_even_kept(cloud: Cloud) -> None:
+    rack = node("rack-1")
+    del rack["metadata"]["labels"]
+    await cloud.client.create(NODE, "", rack)
+    await cloud.client.create(POD, "default", pod("elsewhere", on="rack-1"))
+
+    await run_pod(cloud)
+
+    assert {name.name for name in cloud.cluster.pods.objects} == {"web"}
+
+
+async def test_a_pod_that_was_bound_before_its_node_joined_is_found(cloud: Cloud) -> None:
+    await cloud.client.create(POD, "default", pod("early", on="gw-7"))
+    await run_pod(cloud)
+    assert holds(cloud, POD, "gw-7") == set()
+
+    await cloud.client.create(NODE, "", node("gw-7"))
+
+    await eventually(lambda: holds(cloud, POD, "gw-7") == {"early"})
+    assert holds(cloud, POD) == {"web"}
