@@ -274,7 +274,7 @@ async def test_a_static_pod_is_shown_in_the_api_and_its_mirror_leaves_it_alone(
     assert gateway.pod()["metadata"]["uid"] == "h1"
 
 
-async def test_a_mirror_that_reads_a_secret_is_not_made(platform: Platform, gateway: Writer) -> None:
+async def test_a_mirror_that_reads_a_secret_is_not_made(platform: Platform, gateway: Writer) -> None:  # HUB-10
     stolen = pod()
     stolen["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "h1"}
 

@@ -43,7 +43,7 @@ async def tolerated(cloud: Cloud, node: str) -> dict[str, int | None]:
     return by_taint(found["spec"]["tolerations"])
 
 
-async def test_a_cluster_that_cannot_see_a_node_never_evicts_its_pods(tmp_path: Path) -> None:
+async def test_a_cluster_that_cannot_see_a_node_never_evicts_its_pods(tmp_path: Path) -> None:  # HUB-11
     async with bare_api(tmp_path, QUICK.api) as kubeconfig, hub_on(kubeconfig, FOREIGN) as cloud:
         await make(cloud, "gw-1", edge=True)
         await make(cloud, "rack-1", edge=False)

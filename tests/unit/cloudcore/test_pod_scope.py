@@ -76,7 +76,7 @@ def dropped(cloud: Cloud, reason: str) -> float:
     return cloud.metrics.counter("skerry_cloud_status_dropped_total", "", ("reason",)).value(reason)
 
 
-async def test_a_pod_brings_what_it_reads_and_nothing_else(cloud: Cloud) -> None:
+async def test_a_pod_brings_what_it_reads_and_nothing_else(cloud: Cloud) -> None:  # HUB-2
     for name in ("env", "file", "projected", "other"):
         await make(cloud, CONFIG_MAP, name, data={"k": "v"})
         await make(cloud, SECRET, name, stringData={"k": "v"})
@@ -124,7 +124,7 @@ async def test_a_pod_brings_its_namespace_services_and_account(cloud: Cloud) -> 
     assert holds(cloud, SECRET) == {"registry"}
 
 
-async def test_a_status_is_joined_with_what_others_say_about_the_pod(cloud: Cloud) -> None:
+async def test_a_status_is_joined_with_what_others_say_about_the_pod(cloud: Cloud) -> None:  # HUB-8
     uid = (await run_pod(cloud))["metadata"]["uid"]
     bound = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     patch = {"status": {"phase": "Pending", "conditions": [bound], "podIPs": [{"ip": "10.0.0.1"}], "podIP": "10.0.0.1"}}
@@ -140,7 +140,7 @@ async def test_a_status_is_joined_with_what_others_say_about_the_pod(cloud: Clou
     assert status["podIPs"] == [{"ip": "10.0.0.2"}]
 
 
-async def test_a_status_for_another_pod_of_the_name_is_dropped_and_counted(cloud: Cloud) -> None:
+async def test_a_status_for_another_pod_of_the_name_is_dropped_and_counted(cloud: Cloud) -> None:  # HUB-6
     await run_pod(cloud)
 
     await cloud.hub.upstream.apply("gw-1", [said("u-of-an-earlier-one", 1, phase="Running")])
@@ -158,7 +158,7 @@ async def test_a_status_from_another_node_is_dropped_and_counted(cloud: Cloud) -
     assert dropped(cloud, "not-this-node") == 1
 
 
-async def test_a_finished_pod_is_never_running_again(cloud: Cloud) -> None:
+async def test_a_finished_pod_is_never_running_again(cloud: Cloud) -> None:  # HUB-7
     uid = (await run_pod(cloud))["metadata"]["uid"]
     await cloud.hub.upstream.apply("gw-1", [said(uid, 5, phase="Succeeded")])
     await eventually(lambda: _phase(cloud) == "Succeeded")
@@ -194,7 +194,7 @@ async def tell(cloud: Cloud, seq: int, kind: str, node_name: str = "gw-1", **bod
     await cloud.hub.replica.apply_messages(node_name, "incarnation", [row])
 
 
-async def test_a_pod_that_ended_at_its_node_leaves_the_api(cloud: Cloud) -> None:
+async def test_a_pod_that_ended_at_its_node_leaves_the_api(cloud: Cloud) -> None:  # HUB-9
     uid = (await run_pod(cloud))["metadata"]["uid"]
     marked = await cloud.client.delete(POD, "default", "web")
     assert marked["metadata"]["deletionTimestamp"]
@@ -227,7 +227,7 @@ async def test_no_node_deletes_what_is_not_its_own_or_not_marked(cloud: Cloud, n
     assert (await cloud.client.get(POD, "default", "web"))["metadata"]["uid"] == made["metadata"]["uid"]
 
 
-async def test_pods_of_a_clusters_other_nodes_are_not_even_kept(cloud: Cloud) -> None:
+async def test_pods_of_a_clusters_other_nodes_are_not_even_kept(cloud: Cloud) -> None:  # HUB-5
     rack = node("rack-1")
     del rack["metadata"]["labels"]
     await cloud.client.create(NODE, "", rack)

@@ -1,4 +1,4 @@
-"""The graph of who holds what, against reachability computed anew after each step."""
+"""The graph of who holds what, against reachability computed anew after each step (HUB-1)."""
 
 from collections import Counter
 

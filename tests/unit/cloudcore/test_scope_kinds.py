@@ -150,7 +150,7 @@ def group(name: str) -> dict[str, Any]:
     return {"kind": "Group", "name": name}
 
 
-def test_rights_of_accounts_on_the_node_and_of_technicians_come_and_no_others(world: World) -> None:
+def test_rights_of_accounts_on_the_node_and_of_technicians_come_and_no_others(world: World) -> None:  # HUB-3
     for name in ("of-account", "of-user", "of-namespace", "of-any", "of-admins", "of-others", "of-gw-2"):
         world.put(CLUSTER_ROLE, "", name, rules=[])
     clerk = {"kind": "ServiceAccount", "namespace": "shop", "name": "clerk"}
@@ -266,7 +266,7 @@ def test_the_node_flows_down_with_taints_labels_and_whether_it_is_cordoned(world
     assert world.holds(NODE) == {"gw-1"}
 
 
-def test_what_cannot_be_read_is_not_called_gone(world: World) -> None:
+def test_what_cannot_be_read_is_not_called_gone(world: World) -> None:  # HUB-4
     world.pod(spec={"imagePullSecrets": [{"name": "pull"}]})
     world.cluster.of(SECRET).synced.clear()
     world.cluster.of(SECRET)._leave_out(Forbidden(403, "Forbidden", "secrets is forbidden"))
