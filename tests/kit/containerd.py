@@ -26,6 +26,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from edgecore.pods.cri import CriRuntime
+from edgecore.pods.runtime import RuntimeAway
+from proto.kit.clock import SystemClock
 from tests.kit import images
 from tests.kit.leftovers import end_all, end_leftovers, environment, ip, namespace, with_children
 from tests.kit.leftovers import remove_cgroup as remove_cgroup  # noqa: PLC0414  also for others
@@ -50,7 +53,7 @@ version = 2
     netns_mounts_under_state_dir = true
     [plugins."io.containerd.grpc.v1.cri".cni]
       bin_dir = "{cni_programs}"
-      conf_dir = "{folder}/cni"
+      conf_dir = "{cni_conf}"
     [plugins."io.containerd.grpc.v1.cri".containerd]
       snapshotter = "overlayfs"
       default_runtime_name = "crun"
@@ -111,7 +114,7 @@ class Host:
         (self.folder / "run").mkdir(parents=True)
         (self.folder / "cni").mkdir()
         (self.folder / "cni" / "10-pods.conflist").write_text(json.dumps(self._network()))
-        values = {"pause": images.PAUSE_REF, "cni_programs": CNI_PROGRAMS, "folder": self.folder}
+        values = {"pause": images.PAUSE_REF, "cni_programs": CNI_PROGRAMS, "cni_conf": self.folder / "cni"}
         (self.folder / "config.toml").write_text(CONFIG.format(**values))
         unshare = ["unshare", "--net", "--mount", "--propagation=slave", "sh", "-c", SET_UP, "host", str(self.folder)]
         errors = (self.folder / "host.log").open("ab")
@@ -163,20 +166,22 @@ class Host:
             self._daemon = subprocess.Popen(  # noqa: ASYNC220
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
             )
-        await eventually(self._answers, READY_S)
+        await eventually(self._ready, READY_S)
         present = self._ctr("images", "list", "-q").split()
         for archive in self.archives if images.PAUSE_REF not in present else ():
             await asyncio.to_thread(self._ctr, "images", "import", str(archive))
 
-    def _answers(self) -> bool:
+    async def _ready(self) -> bool:
         assert self._daemon is not None
         assert self._daemon.poll() is None, f"containerd ended:\n{self.tail()}"
-        if not self.socket.exists():
+        runtime = CriRuntime(self.socket, SystemClock())
+        try:
+            health = await runtime.health()
+        except RuntimeAway:
             return False
-        listed = subprocess.run([*self._ctr_argv(), "plugins", "list"], capture_output=True, text=True, check=False)
-        return any(
-            line.split()[1:2] == ["cri"] and line.endswith("ok") for line in map(str.strip, listed.stdout.splitlines())
-        )
+        finally:
+            await runtime.close()
+        return health.ready and health.network_ready
 
     async def stop(self) -> None:
         """SIGTERM; what runs goes on running."""

@@ -13,7 +13,7 @@ from edgecore.pods import runtime as port
 from edgecore.pods.cri import archive, messages, streams
 from edgecore.pods.cri.changes import Changes
 from edgecore.pods.cri.streams import Dial
-from edgecore.pods.cri.wire import Connection, TooLong, Unimplemented
+from edgecore.pods.cri.wire import QUICK_S, Connection, TooLong, Unimplemented
 from edgecore.pods.runtime import NoSuch, RuntimeRefused
 from proto.gen import cri_pb2 as pb
 from proto.kit.channels import Channels
@@ -33,8 +33,8 @@ Answer = TypeVar("Answer", bound=Message)
 class CriRuntime:
     """A ContainerRuntime. ``dial`` opens the TCP connection to the runtime's own streaming server (exec, attach, port-forward)."""
 
-    def __init__(self, socket: Path, clock: Clock, *, dial: Dial = streams.dial) -> None:
-        self._wire = Connection(socket)
+    def __init__(self, socket: Path, clock: Clock, *, dial: Dial = streams.dial, quick_s: float = QUICK_S) -> None:
+        self._wire = Connection(socket, quick_s)
         self._clock = clock
         self._dial = dial
         self._sandbox_of: dict[str, str] = {}  # container id -> sandbox id; a status does not say it

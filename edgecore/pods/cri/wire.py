@@ -39,20 +39,21 @@ class TooLong(RuntimeAway):
 
 
 class Connection:
-    """Calls by name. ``quick`` calls that time out also drop the connection: whatever holds it is stuck."""
+    """Calls by name. Without a deadline of its own a call is a quick one: when it times out the connection is dropped too,
+    since whatever holds it is stuck.
+    """
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, quick_s: float = QUICK_S) -> None:
         self.socket = socket
+        self.quick_s = quick_s
         self._missing: set[str] = set()
         self._channel: Channel | None = None
 
-    async def call(self, name: str, request: Message, answer: type[Answer], deadline_s: float = QUICK_S) -> Answer:
+    async def call(self, name: str, request: Message, answer: type[Answer], deadline_s: float = 0) -> Answer:
         """Return the answer of a RuntimeService call. Raises RuntimeAway, RuntimeRefused, NoSuch, Unimplemented, TooLong."""
         return await self._unary(f"/runtime.v1.RuntimeService/{name}", request, answer, deadline_s)
 
-    async def image_call(
-        self, name: str, request: Message, answer: type[Answer], deadline_s: float = QUICK_S
-    ) -> Answer:
+    async def image_call(self, name: str, request: Message, answer: type[Answer], deadline_s: float = 0) -> Answer:
         """Return the answer of an ImageService call. Raises as ``call``."""
         return await self._unary(f"/runtime.v1.ImageService/{name}", request, answer, deadline_s)
 
@@ -64,7 +65,8 @@ class Connection:
         self._drop()
 
     async def _unary(self, path: str, request: Message, answer: type[Answer], deadline_s: float) -> Answer:
-        with self._translated(path, quick=deadline_s <= QUICK_S):
+        quick, deadline_s = not deadline_s, deadline_s or self.quick_s
+        with self._translated(path, quick=quick):
             async with asyncio.timeout(deadline_s):
                 method = UnaryUnaryMethod(self._connected(), path, type(request), answer)
                 async with method.open(timeout=deadline_s) as stream:
@@ -85,7 +87,7 @@ class Connection:
         with self._translated(path, quick=False):
             method = UnaryStreamMethod(self._connected(), path, pb.GetEventsRequest, pb.ContainerEventResponse)
             async with method.open() as stream:
-                async with asyncio.timeout(QUICK_S):
+                async with asyncio.timeout(self.quick_s):
                     await stream.send_message(pb.GetEventsRequest(), end=True)
                 _bound(stream)
                 yield stream.recv_message

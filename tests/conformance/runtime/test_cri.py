@@ -1,19 +1,25 @@
 """The CRI runtime against Debian's containerd with crun and CNI."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from edgecore.pods.cri import CriRuntime
+from edgecore.pods.runtime import State
 from proto.kit.clock import SystemClock
+from tests.conformance.runtime.daemon import DaemonPromises
 from tests.conformance.runtime.promises import RuntimeConformance
 from tests.conformance.runtime.settings import NetworkPromises
 from tests.conformance.runtime.stored import PullPromises
 from tests.conformance.runtime.world import Node, World
 from tests.kit import images
 from tests.kit.containerd import Host
+from tests.kit.leftovers import cgroup_folders
 from tests.kit.registry import Registry
 
 
@@ -55,5 +61,36 @@ def registry(host: Host) -> Iterator[Registry]:
     one.close()
 
 
-class TestCri(RuntimeConformance, NetworkPromises, PullPromises):
+@pytest.fixture
+def daemon(host: Host) -> Host:
+    return host
+
+
+@pytest.fixture
+async def impatient(host: Host) -> AsyncIterator[CriRuntime]:
+    """A client that takes the runtime for hanging sooner."""
+    one = CriRuntime(host.socket, SystemClock(), dial=host.connect, quick_s=0.5)
+    yield one
+    await one.close()
+
+
+class TestCri(RuntimeConformance, NetworkPromises, PullPromises, DaemonPromises):
     """All of the port's promises."""
+
+    async def test_changes_name_a_pod_whose_sandbox_ended_by_itself(self, world: World, host: Host) -> None:
+        pod = world.sandbox()
+        sandbox_id = await world.run_sandbox(pod)
+        changes = world.runtime.changes()
+        heard = asyncio.ensure_future(anext(changes))
+        await world.runtime.sandbox_status(sandbox_id)
+
+        for folder in cgroup_folders(f"{pod.cgroup_parent}/{sandbox_id}"):
+            for pid in (folder / "cgroup.procs").read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+        async with asyncio.timeout(5):
+            while await heard != pod.uid:
+                heard = asyncio.ensure_future(anext(changes))
+
+        assert (await world.runtime.sandbox_status(sandbox_id)).state is State.EXITED
+        await changes.aclose()  # type: ignore[attr-defined]

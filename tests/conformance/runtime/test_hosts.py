@@ -122,7 +122,9 @@ async def test_a_cable_and_a_relay_lead_out_of_a_host(tmp_path: Path) -> None:
         await relay.start(sock=one.listener(port=7000))
 
         for address, number in ((outside, port), ("127.0.0.1", 7000)):
-            assert await asyncio.to_thread(one.run, "busybox", "nc", address, str(number)) == "hello\n"
+            reader, writer = await one.dial(address, number)
+            assert await reader.readline() == b"hello\n"
+            writer.close()
         await relay.close()
     server.close()
 

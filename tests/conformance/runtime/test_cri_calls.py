@@ -1,0 +1,180 @@
+"""What other runtimes than Debian's containerd do: calls they have or lack, odd answers, processes out of sight."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from edgecore.pods.cri import CriRuntime, changes
+from edgecore.pods.runtime import NoSuch, RuntimeAway, RuntimeRefused
+from proto.gen import cri_pb2 as pb
+from proto.kit.clock import SystemClock
+from tests.kit import images
+from tests.kit.cri_server import CriServer, serving
+from tests.kit.wait import eventually
+
+UID = "the-uid"
+
+
+class Pods:
+    """One pod with one container, as lists and statuses show them."""
+
+    def __init__(self, pid: int = 0) -> None:
+        self.state = pb.CONTAINER_RUNNING
+        self.pid = pid
+
+    def answers(self) -> dict[str, Any]:
+        return {
+            "ListPodSandbox": lambda _: pb.ListPodSandboxResponse(
+                items=[pb.PodSandbox(id="sandbox", metadata=pb.PodSandboxMetadata(uid=UID))]
+            ),
+            "ListContainers": lambda _: pb.ListContainersResponse(
+                containers=[pb.Container(id="container", pod_sandbox_id="sandbox", state=self.state)]
+            ),
+            "PodSandboxStatus": lambda _: pb.PodSandboxStatusResponse(info={"info": f'{{"pid":{self.pid}}}'}),
+            "ContainerStatus": self.container_status,
+        }
+
+    def container_status(self, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
+        status = pb.ContainerStatus(id=request.container_id, state=self.state, finished_at=-6795364578871345152)
+        return pb.ContainerStatusResponse(status=status, info={"info": f'{{"pid":{self.pid}}}'})
+
+
+@pytest.fixture
+async def runtime(tmp_path: Path) -> AsyncIterator[CriRuntime]:
+    one = CriRuntime(tmp_path / "cri.sock", SystemClock(), quick_s=2.0)
+    yield one
+    await one.close()
+
+
+async def refused(runtime: CriRuntime, status: Status, text: str = "no") -> Exception:
+    def refuse(_: Any) -> Any:
+        raise GRPCError(status, text)
+
+    async with serving(CriServer({"Version": refuse}), runtime.socket):
+        with pytest.raises((RuntimeAway, RuntimeRefused)) as refusal:
+            await runtime.version()
+    return refusal.value
+
+
+async def test_a_call_that_a_runtime_lacks_is_asked_for_once(runtime: CriRuntime) -> None:
+    server = CriServer({"Version": lambda _: pb.VersionResponse(runtime_name="x")})
+    async with serving(server, runtime.socket):
+        assert [await runtime.cgroup_driver() for _ in range(2)] == ["", ""]
+        assert server.calls["RuntimeConfig"] == 1
+
+
+async def test_a_runtime_that_tells_its_cgroup_driver_is_believed(runtime: CriRuntime) -> None:
+    answer = pb.RuntimeConfigResponse(linux=pb.LinuxRuntimeConfiguration(cgroup_driver=pb.SYSTEMD))
+    async with serving(CriServer({"RuntimeConfig": lambda _: answer}), runtime.socket):
+        assert await runtime.cgroup_driver() == "systemd"
+
+
+async def test_events_are_used_where_the_runtime_has_them(runtime: CriRuntime) -> None:
+    pods = Pods()
+    async with serving(CriServer(pods.answers(), has_events=True), runtime.socket) as server:
+        heard = asyncio.ensure_future(anext(runtime.changes()))
+        event = pb.ContainerEventResponse(container_id="container", container_event_type=pb.CONTAINER_STOPPED_EVENT)
+        server.events.put_nowait(event)
+
+        async with asyncio.timeout(5):
+            assert await heard == UID
+        assert server.calls["ContainerStatus"] == 0
+
+
+async def test_what_began_by_our_own_call_is_no_change(runtime: CriRuntime) -> None:
+    async with serving(CriServer(Pods().answers(), has_events=True), runtime.socket) as server:
+        heard = asyncio.ensure_future(anext(runtime.changes()))
+        for uid, kind in (("a", pb.CONTAINER_STARTED_EVENT), ("b", pb.CONTAINER_STOPPED_EVENT)):
+            status = pb.PodSandboxStatus(metadata=pb.PodSandboxMetadata(uid=uid))
+            server.events.put_nowait(
+                pb.ContainerEventResponse(container_id="c", container_event_type=kind, pod_sandbox_status=status)
+            )
+
+        async with asyncio.timeout(5):
+            assert await heard == "b"
+
+
+async def test_a_change_while_the_events_were_cut_is_told(runtime: CriRuntime) -> None:
+    pods = Pods()
+    heard = asyncio.ensure_future(anext(runtime.changes()))
+    async with serving(CriServer(pods.answers(), has_events=True), runtime.socket) as server:
+        await eventually(lambda: server.calls["ListContainers"] == 1)
+    pods.state = pb.CONTAINER_EXITED
+
+    async with serving(CriServer(pods.answers(), has_events=True), runtime.socket), asyncio.timeout(10):
+        assert await heard == UID
+
+
+@pytest.mark.parametrize("pid", [0, 1, 4_000_000])
+async def test_processes_out_of_sight_are_looked_for_more_often(
+    runtime: CriRuntime, monkeypatch: pytest.MonkeyPatch, pid: int
+) -> None:
+    monkeypatch.setattr(changes, "BLIND_RELIST_S", 0.05)
+    pods = Pods(pid)
+    async with serving(CriServer(pods.answers()), runtime.socket) as server:
+        heard = asyncio.ensure_future(anext(runtime.changes()))
+        await eventually(lambda: server.calls["ListContainers"] > 2)
+        pods.state = pb.CONTAINER_EXITED
+
+        async with asyncio.timeout(5):
+            assert await heard == UID
+
+
+async def test_an_answer_beyond_the_bound_is_refused(runtime: CriRuntime) -> None:
+    huge = pb.VersionResponse(runtime_name="x" * (17 << 20))
+    async with serving(CriServer({"Version": lambda _: huge}), runtime.socket):
+        with pytest.raises(RuntimeRefused, match="bytes"):
+            await runtime.version()
+
+
+async def test_the_year_one_is_never(runtime: CriRuntime) -> None:
+    async with serving(CriServer(Pods().answers()), runtime.socket):
+        status = await runtime.container_status("container")
+
+    assert (status.finished_at_ns, status.sandbox_id) == (0, "sandbox")
+
+
+async def test_errors_of_a_runtime_are_told_apart(runtime: CriRuntime) -> None:
+    assert isinstance(await refused(runtime, Status.NOT_FOUND), NoSuch)
+    assert isinstance(await refused(runtime, Status.UNAVAILABLE), RuntimeAway)
+    assert isinstance(await refused(runtime, Status.UNKNOWN, "server is not initialized yet"), RuntimeAway)
+    assert str(await refused(runtime, Status.UNKNOWN, "the kernel says no")) == "the kernel says no"
+
+
+async def test_without_a_socket_the_runtime_is_away(runtime: CriRuntime) -> None:
+    with pytest.raises(RuntimeAway, match=r"cri\.sock"):
+        await runtime.version()
+
+
+async def test_health_names_the_worst(runtime: CriRuntime) -> None:
+    conditions = [
+        pb.RuntimeCondition(type="RuntimeReady", status=True),
+        pb.RuntimeCondition(type="NetworkReady", status=False, reason="NoCni", message="cni plugin not initialized"),
+    ]
+    answer = pb.StatusResponse(status=pb.RuntimeStatus(conditions=conditions))
+    async with serving(CriServer({"Status": lambda _: answer}), runtime.socket):
+        health = await runtime.health()
+
+    assert (health.ready, health.network_ready, health.reason) == (True, False, "NoCni")
+
+
+async def test_an_archive_for_cri_o_is_refused_with_the_way_that_works(runtime: CriRuntime) -> None:
+    answer = pb.VersionResponse(runtime_name="cri-o", runtime_version="1.30")
+    async with serving(CriServer({"Version": lambda _: answer}), runtime.socket):
+        with pytest.raises(RuntimeRefused, match="skopeo copy"):
+            await runtime.import_archive(images.archive("busybox"))
+
+
+async def test_an_archive_without_ctr_is_refused_with_what_is_missing(
+    runtime: CriRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    answer = pb.VersionResponse(runtime_name="containerd", runtime_version="2")
+    async with serving(CriServer({"Version": lambda _: answer}), runtime.socket):
+        with pytest.raises(RuntimeRefused, match="'ctr'"):
+            await runtime.import_archive(images.archive("busybox"))
