@@ -1,5 +1,7 @@
 """Pods and the objects that they name, without a store; and a runtime's image store without a runtime."""
 
+import base64
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,13 @@ def pod(*containers: Json, name: str = "web", uid: str = UID, metadata: Json | N
 
 def container(name: str = "app", image: str = "edge/app:1", **fields: Any) -> Json:
     return {"name": name, "image": image, **fields}
+
+
+def dockerconfig(logins: dict[str, tuple[str, str]]) -> Json:
+    """Fields of a Secret with a login per registry."""
+    auths = {key: {"username": name, "password": word} for key, (name, word) in logins.items()}
+    content = base64.b64encode(json.dumps({"auths": auths}).encode()).decode()
+    return {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": content}}
 
 
 def tokens(directory: Path, objects: HeldObjects, clock: Clock) -> Tokens:
