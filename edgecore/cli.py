@@ -24,9 +24,10 @@ def parser() -> argparse.ArgumentParser:
         ("doctor", "check everything that can be wrong and say what to type next"),
     ):
         with_output(_settings(_verb(verbs, name, text)))
-    reset = with_output(_verb(verbs, "reset", "forget the identity and state of this node"))
+    reset = with_output(_settings(_verb(verbs, "reset", "end the pods, forget the identity and state of this node")))
     reset.add_argument("--yes", action="store_true", help="do not ask")
     reset.add_argument("--keep-data", action="store_true", help="forget the identity only: twins and what waits stay")
+    reset.add_argument("--pods-only", action="store_true", help="end the pods of this node and forget nothing else")
     reset.add_argument("--purge", action="store_true", help="delete for good instead of keeping a quarantine copy")
     _device(verbs)
     _local(verbs)
@@ -63,6 +64,19 @@ def _device(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
 def _local(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     config = _settings(_verb(verbs, "kubectl-config", "print a kubeconfig of this node's API", module="kubectl_config"))
     config.add_argument("--out", default=None, metavar="FILE", help="write it to FILE, mode 0600")
+    with_output(_verb(verbs, "pending", "list the writes at this node that the cloud has not answered"))
+    text = "writes at this node that the cloud did not apply"
+    refused = verbs.add_parser("conflicts", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    inner = refused.add_subparsers(dest="conflict_verb", required=True, metavar="list|show|retry|drop")
+    for name, what in (
+        ("list", "list them"),
+        ("show", "show both versions of one"),
+        ("retry", "make one again, over what there is now"),
+        ("drop", "forget one, here and in the cloud"),
+    ):
+        verb = _settings(with_output(_verb(inner, name, what, module="conflicts")))
+        if name != "list":
+            verb.add_argument("name", help="name of the WriteConflict, or the number of the write")
 
 
 def _images(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -38,6 +38,7 @@ class Package:
     program: str
     packages: tuple[str, ...]  # of ours
     libraries: tuple[str, ...]  # roots; () is every dependency of the distribution
+    settings: tuple[str, ...]  # files that stay when they were changed; each from beside this script
     summary: str
     details: str
     depends: str = "python3.11"
@@ -50,18 +51,27 @@ class Package:
 
 PACKAGES = (
     Package(
-        "skerry-edge", "edgecore", ("proto", "devicetwin", "kubeapi", "edgecore"), EDGE_LIBRARIES,
+        "skerry-edge",
+        "edgecore",
+        ("proto", "devicetwin", "kubeapi", "edgecore"),
+        EDGE_LIBRARIES,
+        # Any other network that somebody configured comes before ours: the runtime takes the first by name.
+        ("etc/skerry/edge.yaml", "etc/cni/net.d/90-skerry.conflist"),
         "node daemon of Skerry: pods and devices on a gateway, with or without the cloud",
         "edgecore runs pods, keeps device twins and serves the node's Kubernetes API, connected to cloudcore over MQTT.",
         depends="python3.11, iproute2",
         recommends="containerd | bubblewrap, containernetworking-plugins",
     ),
     Package(
-        "skerry-cloud", "cloudcore", ("proto", "devicetwin", "kubeapi", "cloudcore"), (),
+        "skerry-cloud",
+        "cloudcore",
+        ("proto", "devicetwin", "kubeapi", "cloudcore"),
+        (),
+        ("etc/skerry/cloud.yaml",),
         "cloud daemon of Skerry: a Kubernetes API and an MQTT broker for gateways",
-        "cloudcore syncs pods and device twins with gateways; it brings a Kubernetes API and an MQTT broker along, or uses yours.",
+        "cloudcore syncs pods and device twins with gateways; it brings a Kubernetes API and a broker, or uses yours.",
     ),
-)  # fmt: skip
+)
 
 
 def main() -> int:
@@ -206,7 +216,8 @@ def place_files(stage: Path, package: Package) -> None:
     unit = (ROOT / "deploy" / "systemd" / f"{package.program}.service").read_text()
     put(stage / "lib/systemd/system" / f"{package.program}.service", unit.replace("/usr/bin/env ", "/usr/bin/"))
     side = package.name.removeprefix("skerry-")
-    put(stage / "etc/skerry" / f"{side}.yaml", (HERE / f"{side}.yaml").read_text())
+    for target in package.settings:
+        put(stage / target, (HERE / Path(target).name).read_text())
     doc = stage / "usr/share/doc" / package.name
     put(doc / "copyright", (ROOT / "LICENSE").read_text())
     for page in sorted((ROOT / "docs").glob("*.md")):
@@ -233,7 +244,7 @@ def control(stage: Path, package: Package, machine: str) -> None:
         "Section": "net", "Priority": "optional", "Description": f"{package.summary}\n {package.details}",
     }  # fmt: skip
     put(stage / "DEBIAN/control", "".join(f"{key}: {value}\n" for key, value in fields.items() if value))
-    put(stage / "DEBIAN/conffiles", f"/etc/skerry/{package.name.removeprefix('skerry-')}.yaml\n")
+    put(stage / "DEBIAN/conffiles", "".join(f"/{target}\n" for target in package.settings))
     for script in ("postinst", "prerm", "postrm"):
         text = (HERE / script).read_text().replace("@PROGRAM@", package.program)
         put(stage / "DEBIAN" / script, text.replace("@SIDE@", package.name.removeprefix("skerry-")), 0o755)

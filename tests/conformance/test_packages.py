@@ -44,6 +44,7 @@ def test_settings_are_in_etc_and_nothing_is_outside_its_places(package: Path) ->
         "/usr/lib/skerry/edge/",
         "/usr/share/doc/skerry-edge/",
         "/etc/skerry/",
+        "/etc/cni/net.d/",
         "/lib/systemd/system/",
         "/usr/bin/",
     )
