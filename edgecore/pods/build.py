@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgecore.data_dir import DataDir
-from edgecore.pods import containers, dns, environment, images, marks, poddirs, resources, security
+from edgecore.pods import cgroups, containers, dns, environment, images, marks, poddirs, resources, security
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.images import Images, Say
 from edgecore.pods.localpath import LocalPaths
@@ -37,7 +37,8 @@ class Builder:
     """One per node. ``api``: where pods find the node-local API; None: it is off, and the Service of the API counts.
 
     ``child``: the runtime's containers are started by this process and see its mounts; ``mounting`` None: find out whether
-    mounts serve at all. ``cgroup_driver``: cgroupfs or systemd.
+    mounts serve at all. ``cgroup_driver``: cgroupfs or systemd, may be set
+    later.
     """
 
     def __init__(  # noqa: PLR0913  a composition root
@@ -58,7 +59,7 @@ class Builder:
         online: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings, self._facts, self._objects = settings, facts, objects
-        self._api, self._cgroup_driver, self._say = api, cgroup_driver, say
+        self._api, self.cgroup_driver, self._say = api, cgroup_driver, say
         self._seccomp = directory.path / SECCOMP
         memory = poddirs.memory_home(directory.path)
         if mounting is None:
@@ -83,7 +84,7 @@ class Builder:
             attempt=attempt,
             hostname="" if host_network else dns.shown_hostname(pod, domain),
             log_directory=str(self.dirs.log_dir(namespace, metadata["name"], uid)),
-            cgroup_parent=resources.cgroup_parent(pod, self._cgroup_driver),
+            cgroup_parent=resources.cgroup_parent(pod, self.cgroup_driver),
             dns=dns.of_pod(pod, dns.of_host(), self._settings.dns_servers, domain),
             ports=() if host_network else host_ports(spec),
             labels=marks.pod_labels(pod, self._facts().name),
@@ -163,14 +164,18 @@ class Builder:
         return await self.volumes.over_limit(pod)
 
     async def forget(self, uid: str) -> None:
-        """Unmount and delete everything of a pod: volumes, logs, back-offs. Raises StillMounted, Retryable."""
+        """Unmount and delete everything of a pod: cgroups, volumes, logs, back-offs. Raises Retryable: not yet."""
         self.images.forget(uid)
-        try:
-            await asyncio.to_thread(self.dirs.delete, uid)
-        except ValueError:
+        if not poddirs.UID.fullmatch(uid):
             return  # never had a directory
+        try:
+            await asyncio.to_thread(self._delete, uid)
         except OSError as error:
             raise Retryable(f"{error.filename}: {error.strerror}") from error
+
+    def _delete(self, uid: str) -> None:
+        cgroups.remove(uid)
+        self.dirs.delete(uid)  # last: while it is there, orphans() names the pod
 
     def orphans(self) -> set[str]:
         """Return the uids of pods that have left something on this node."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgecore.pods import atomic, hostpaths, mounts, ownership, usage
+from edgecore.pods import atomic, cgroups, hostpaths, mounts, ownership, usage
 from edgecore.pods.poddirs import PodDirs
 from edgecore.pods.projected import File
 from edgecore.pods.subpaths import Escape, open_inside
@@ -282,3 +282,28 @@ def test_mountinfo_is_read_with_its_escapes() -> None:
     assert "noexec" in held[1].options
     assert mounts.covering(Path("/mnt x/y"), held) == held[1]
     assert mounts.covering(Path("/mnt"), held) == held[0]
+
+
+def test_cgroups_of_a_pod_are_removed_and_only_those(tmp_path: Path) -> None:
+    for name in ("podu-1/c-1", "besteffort/podu-1/c-2", "besteffort/podu-2"):
+        (tmp_path / "cpu/skerry-pods" / name).mkdir(parents=True)
+
+    cgroups.remove("u-1", [tmp_path / "cpu", tmp_path / "none"])
+    cgroups.remove("u-1", [tmp_path / "cpu"])
+
+    assert [p.name for p in (tmp_path / "cpu/skerry-pods").iterdir()] == ["besteffort"]
+    assert [p.name for p in (tmp_path / "cpu/skerry-pods/besteffort").iterdir()] == ["podu-2"]
+
+
+def test_a_cgroup_in_use_is_for_later(tmp_path: Path) -> None:
+    folder = tmp_path / "skerry-pods/podu-1"
+    folder.mkdir(parents=True)
+    (folder / "file").touch()
+
+    with pytest.raises(cgroups.StillRunning, match="is in use"):
+        cgroups.remove("u-1", [tmp_path])
+
+
+def test_real_hierarchies_are_found() -> None:
+    assert all((root / "cgroup.procs").exists() for root in cgroups.hierarchies())
+    assert cgroups.hierarchies()
