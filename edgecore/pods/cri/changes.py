@@ -20,10 +20,11 @@ from proto.kit.clock import Clock
 from proto.kit.log import Logger
 
 log = Logger("pods")
-RELIST_S = 60.0
+RELIST_S = 30.0
 BLIND_RELIST_S = 2.0  # while some process cannot be seen from here (another pid namespace)
 AWAY_S = 1.0
 SETTLE_S = 3.0  # between a process's end and the runtime knowing of it
+EMPTY_S = 1.0  # CRI-O with its events switched off ends their stream at once, without an error
 EVENTS = "GetContainerEvents"
 ENDS = (pb.CONTAINER_STOPPED_EVENT, pb.CONTAINER_DELETED_EVENT)
 
@@ -95,6 +96,7 @@ class Changes:
 
     async def _streamed(self) -> AsyncGenerator[str, None]:
         async with self._wire.events() as receive:
+            opened_s = self._clock.now_s()
             for uid in await self._relist():
                 yield uid
             relist_at = self._clock.now_s() + RELIST_S
@@ -105,6 +107,8 @@ class Changes:
                 except TimeoutError:
                     return  # a wait that was cut may have lost half a message: the stream is opened anew
                 if event is None:
+                    if self._clock.now_s() - opened_s < EMPTY_S:
+                        self._wire.note_missing(EVENTS)
                     raise RuntimeAway("the container runtime ended the stream of its events")
                 if event.container_event_type in ENDS:
                     uid = event.pod_sandbox_status.metadata.uid or self._uids.get(event.container_id, "")

@@ -61,6 +61,10 @@ class Connection:
         """Whether the runtime once said that it does not have the RuntimeService call ``name``."""
         return f"/runtime.v1.RuntimeService/{name}" in self._missing
 
+    def note_missing(self, name: str) -> None:
+        """Remember that the RuntimeService call ``name`` is of no use with this runtime."""
+        self._missing.add(f"/runtime.v1.RuntimeService/{name}")
+
     async def close(self) -> None:
         self._drop()
 

@@ -86,6 +86,17 @@ async def test_events_are_used_where_the_runtime_has_them(runtime: CriRuntime) -
         assert server.calls["ContainerStatus"] == 0
 
 
+async def test_a_stream_of_events_that_ends_at_once_is_given_up(runtime: CriRuntime) -> None:
+    server = CriServer(Pods().answers(), has_events=True)
+    server.events.put_nowait(None)
+    async with serving(server, runtime.socket):
+        heard = asyncio.ensure_future(anext(runtime.changes()))
+        await eventually(lambda: server.calls["ContainerStatus"] > 0)  # by process now
+
+        assert server.calls["GetContainerEvents"] == 1
+        heard.cancel()
+
+
 async def test_what_began_by_our_own_call_is_no_change(runtime: CriRuntime) -> None:
     async with serving(CriServer(Pods().answers(), has_events=True), runtime.socket) as server:
         heard = asyncio.ensure_future(anext(runtime.changes()))
