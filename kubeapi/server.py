@@ -9,19 +9,22 @@ from kubeapi.bootstrap import ensure_defaults
 from kubeapi.controllers.csr import Sign, SigningController, guard
 from kubeapi.discovery import Discovery
 from kubeapi.errors import ApiError, method_not_supported
-from kubeapi.http import HttpServer, Limits, Request, Response, StreamResponse
+from kubeapi.http import Answer, HttpServer, Limits, Request, Response, StreamResponse, Upgrade
+from kubeapi.kubelet import KubeletAccess
 from kubeapi.nodeauth import node_restriction
 from kubeapi.objects import Objects
 from kubeapi.openapi import OpenApi
 from kubeapi.rbac import Rbac, RbacAdmission
 from kubeapi.routes import reads
+from kubeapi.routes.connecting import Connecting
 from kubeapi.routes.documents import VERSION, Check, Documents
 from kubeapi.routes.negotiation import Wanted, answer, read_body, refusal, wanted
 from kubeapi.routes.target import METHODS, Target, resolve
 from kubeapi.routes.virtual import Virtual
 from kubeapi.routes.watching import Watches, WatchTimes
 from kubeapi.routes.writes import Writes, require_served
-from kubeapi.virtual_kinds import VIRTUAL
+from kubeapi.virtual_kinds import CONNECTIONS, VIRTUAL
+from proto.calls import OpenCall
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
 from proto.kit.daemon import Supervisor
@@ -42,12 +45,17 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """How the API serves; ``bootstrap`` False leaves namespaces and default roles to somebody else (the edge)."""
+    """How the API serves; ``bootstrap`` False leaves namespaces and default roles to somebody else (the edge).
+
+    Logs, exec and the like go to the pod's node by ``kubelet``; a node's own API has the node at hand: ``open_call``.
+    """
 
     version: str = VERSION
     limits: Limits = field(default_factory=Limits)
     watch: WatchTimes = field(default_factory=WatchTimes)
     bootstrap: bool = True
+    kubelet: KubeletAccess | None = None
+    open_call: OpenCall | None = None
 
 
 class ApiServer:
@@ -78,6 +86,7 @@ class ApiServer:
         rbac = next((a for a in access.authorizers if isinstance(a, Rbac)), None)
         self._virtual = Virtual(objects, access, rbac)
         self._writes = Writes(objects, access)
+        self._connecting = Connecting(objects, self.settings.kubelet, self.settings.open_call)
         self._documents = Documents(
             Discovery(objects.registry),
             OpenApi(objects.registry, self.settings.version),
@@ -111,7 +120,7 @@ class ApiServer:
         await self._http.close()
         await self._tasks.close()
 
-    async def handle(self, request: Request) -> Response | StreamResponse:
+    async def handle(self, request: Request) -> Answer:
         """Answer one request."""
         started_s = self.clock.now_s()
         labels = [METHODS.get(request.method, "other"), ""]
@@ -122,11 +131,11 @@ class ApiServer:
         except Retryable as error:  # the disk is full, or the store is closing
             response = refusal(ApiError(503, "ServiceUnavailable", str(error), {"retryAfterSeconds": 1}))
         self._requests.inc(*labels, str(response.status))
-        if not isinstance(response, StreamResponse):
+        if not isinstance(response, StreamResponse | Upgrade):
             self._latency.observe(self.clock.now_s() - started_s)
         return response
 
-    async def _dispatch(self, request: Request, labels: list[str]) -> Response | StreamResponse:
+    async def _dispatch(self, request: Request, labels: list[str]) -> Answer:
         user = self.access.user(request)
         segments = request.segments()
         first = segments[0] if segments else ""
@@ -138,6 +147,8 @@ class ApiServer:
         labels[:] = [target.verb, target.res.plural]
         self.access.check(target.attributes())
         require_served(target)
+        if target.subresource in CONNECTIONS:
+            return await self._connecting.answer(target, request)
         asked = wanted(request.headers.get("accept", ""))
         if target.verb == "watch":
             return self._watches.start(target, asked)

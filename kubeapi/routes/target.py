@@ -97,7 +97,9 @@ def resolve(registry: Registry, request: Request, segments: list[str], user: Use
     verb = METHODS.get(request.method)
     if verb is None:
         raise ApiError(405, "MethodNotAllowed", f"the method {request.method} is not served")
-    if verb == "get" and (watching or query.flag("watch")):
+    if subresource == "proxy":
+        pass  # the query is for who is behind it
+    elif verb == "get" and (watching or query.flag("watch")):
         verb = "watch"
     elif not name and verb in ("get", "delete"):
         verb = {"get": "list", "delete": "deletecollection"}[verb]

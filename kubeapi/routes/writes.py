@@ -194,5 +194,5 @@ def require_served(target: Target) -> None:
         raise method_not_supported(res)
     if not target.name and target.verb in ("update", "patch"):
         raise method_not_supported(res)
-    if target.rest:
+    if target.rest and target.subresource != "proxy":
         raise unknown_resource()

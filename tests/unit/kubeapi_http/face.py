@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kubeapi import kinds
-from kubeapi.access import Access, Authenticator, User
+from kubeapi.access import Access, Authenticator, Authorizer, User
 from kubeapi.controllers.builtin import BuiltinControllers
 from kubeapi.controllers.csr import Sign
 from kubeapi.crds import Crds
+from kubeapi.http import Answer as HttpAnswer
 from kubeapi.http import PeerCertificate, Request, Response, StreamResponse
 from kubeapi.nodeauth import NodeAuthorizer
 from kubeapi.objects import Objects
@@ -66,11 +67,12 @@ class Face:
     def __init__(self, server: ApiServer, store: Store, clock: ManualClock, metrics: Metrics) -> None:
         self.server, self.store, self.clock, self.metrics = server, store, clock, metrics
         self.revoked: set[str] = set()
+        self.port = 0
         self.controllers = BuiltinControllers(server.objects)
 
     async def raw(
         self, method: str, path: str, body: bytes = b"", who: PeerCertificate | None = ADMIN, **headers: str
-    ) -> Response | StreamResponse:
+    ) -> HttpAnswer:
         path, _, query = path.partition("?")
         named = {key.replace("_", "-"): value for key, value in headers.items()}
         return await self.server.handle(Request(method, path, query, {"host": "x", **named}, body, "127.0.0.1", who))
@@ -98,7 +100,7 @@ class Face:
 class Watching:
     """The lines of an open watch, one at a time."""
 
-    def __init__(self, response: Response | StreamResponse) -> None:
+    def __init__(self, response: HttpAnswer) -> None:
         assert isinstance(response, StreamResponse)
         assert response.chunks is not None
         self._chunks = response.chunks
@@ -115,7 +117,11 @@ class Watching:
 
 @asynccontextmanager
 async def open_face(
-    directory: Path, *, settings: ApiSettings | None = None, sign: Sign | None = None
+    directory: Path,
+    *,
+    settings: ApiSettings | None = None,
+    sign: Sign | None = None,
+    authorizers: tuple[Authorizer, ...] = (),
 ) -> AsyncIterator[Face]:
     """A whole API over a real file; it listens on loopback, though these tests go in by ``handle``."""
     clock, metrics, registry = ManualClock(), Metrics(), kinds.registry()
@@ -133,10 +139,11 @@ async def open_face(
         static_tokens={"letmein": User("operator", ("system:masters",))},
         revoked=lambda certificate: certificate.common_name in gone,
     )
-    access = Access(authenticator, [NodeAuthorizer(store, registry), Rbac(store)])
+    access = Access(authenticator, [*authorizers, NodeAuthorizer(store, registry), Rbac(store)])
     server = ApiServer(objects, access, settings, clock=clock, sign=sign, metrics=metrics, rng=Rng(7))
-    await server.start("127.0.0.1", 0, None)
+    port = await server.start("127.0.0.1", 0, None)
     face = Face(server, store, clock, metrics)
+    face.port = port
     face.revoked = gone
     await face.controllers.start()
     try:

@@ -35,7 +35,7 @@ class Socket:
     def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         self.ws = ws
 
-    async def all(self) -> dict[int, bytearray]:
+    async def all(self) -> dict[int, bytes]:
         """Return what came per channel until the Close."""
         found: dict[int, bytearray] = {}
         async for message in self.ws:
@@ -44,7 +44,7 @@ class Socket:
             else:
                 channel, data = message.data[0], message.data[1:]
             found.setdefault(channel, bytearray()).extend(data)
-        return found
+        return {channel: bytes(data) for channel, data in found.items()}
 
 
 def address(place: Place, path: str) -> str:
