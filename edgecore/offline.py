@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -11,13 +11,31 @@ from edgecore.data_dir import DataDir
 from kubeapi.resources import Resource
 from proto.kit.database import connect
 from proto.kit.errors import SkerryError
+from proto.writes import Write, decode_write
 
 T = TypeVar("T")
+JOURNAL = "SELECT body, outcome, reason, message, conflict FROM pending_write ORDER BY seq"
 NEWEST = """
 SELECT body FROM kube_log WHERE revision IN
   (SELECT max(revision) FROM kube_log WHERE resource = ? GROUP BY namespace, name)
   AND deleted = 0 ORDER BY namespace, name
 """
+
+
+class Journalled(NamedTuple):
+    """One write at the node-local API. ``outcome`` "" waits for the cloud."""
+
+    write: Write
+    outcome: str
+    reason: str
+    message: str
+    conflict: str  # NAMESPACE/NAME of its WriteConflict
+
+
+def journal(directory: DataDir) -> list[Journalled]:
+    """Every write that waits or was not applied, oldest first."""
+    rows = read(directory, lambda conn: conn.execute(JOURNAL).fetchall())
+    return [Journalled(decode_write(body), *rest) for body, *rest in rows or []]
 
 
 def read(directory: DataDir, fn: Callable[[sqlite3.Connection], T]) -> T | None:

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+from edgecore.kinds import WRITE_CONFLICT
 from edgecore.localapi.changes import cloudly, marked, write_of
 from edgecore.localapi.refusals import Refusals
 from kubeapi.access import INTERNAL, User
@@ -119,6 +120,8 @@ class Journal:
 
     def park(self, tx: Tx, key: str, body: bytes | None) -> bool:
         """Keep what the cloud says of ``key`` aside while writes of it wait; whether it was kept."""
+        if body is None and key.startswith(f"{WRITE_CONFLICT.storage}/"):  # dropped in the cloud
+            self._refusals.drop(tx, key.removeprefix(f"{WRITE_CONFLICT.storage}/"))
         found = tx.execute("UPDATE pending_parked SET body = ? WHERE key = ?", (body, key))
         return found.rowcount > 0
 

@@ -11,7 +11,7 @@ from kubeapi.kinds import EVENT
 from kubeapi.options import DeleteOptions
 from kubeapi.recording import Change
 from kubeapi.store import Store
-from proto import conflicts, labels, writes
+from proto import conflicts, labels
 from proto.kit.clock import Clock, rfc3339
 from proto.kit.database import Tx
 from proto.names import parse_key
@@ -47,10 +47,11 @@ class Refusals:
         if change.res.storage != WRITE_CONFLICT.storage or not isinstance(change.opts, DeleteOptions):
             return
         metadata = change.after["metadata"]
-        tx.execute(
-            "DELETE FROM pending_write WHERE outcome != '' AND conflict = ?",
-            (f"{metadata.get('namespace', '')}/{metadata['name']}",),
-        )
+        self.drop(tx, f"{metadata.get('namespace', '')}/{metadata['name']}")
+
+    def drop(self, tx: Tx, conflict: str) -> None:
+        """Forget the write whose WriteConflict is NAMESPACE/NAME."""
+        tx.execute("DELETE FROM pending_write WHERE outcome != '' AND conflict = ?", (conflict,))
 
     def _say(self, tx: Tx, write: Write, result: WriteResult) -> None:
         key = parse_key(write.key)
@@ -80,11 +81,3 @@ class Refusals:
             "reportingInstance": self._node,
         }
         self._store.put(tx, EVENT, event)
-
-
-def rows_sql() -> str:
-    """Return the query of ``edgecore pending`` and ``conflicts``: every write in the journal, oldest first."""
-    return "SELECT seq, key, body, outcome, reason, message, conflict FROM pending_write ORDER BY seq"
-
-
-REFUSED = (writes.CONFLICT, writes.REFUSED)
