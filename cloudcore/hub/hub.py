@@ -60,7 +60,7 @@ class Hub:
             },
             workers=settings.api.status_writers,
         )
-        pods = PodEffects(cluster)
+        self.pods = pods = PodEffects(cluster)
         replay = Replay(cluster.client, self.scope, Outcomes(sql), self.send, self._tell, metrics=cluster.metrics)
         self.effects = Effects(
             history,
@@ -100,6 +100,7 @@ class Hub:
         supervisor.spawn(self.nodes.leases.run(), "leases")
         supervisor.spawn(self.nodes.run_leases(), "lease-clock")
         supervisor.spawn(self.effects.run(), "effects")
+        supervisor.spawn(self.pods.forbidden.run(), "ended-pods")
         supervisor.spawn(self.sessions.run(self._known_nodes), "sessions")
 
     async def send(self, node: str, kind: str, body: bytes) -> int:

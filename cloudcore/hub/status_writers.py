@@ -32,10 +32,12 @@ OWN_FIELDS = (
     "containerStatuses",
     "ephemeralContainerStatuses",
 )
+OWN_CONDITIONS = ("ContainersReady", "Initialized", "PodReadyToStartContainers", "Ready")
 MERGED_BY_KEY = ("hostIPs", "podIPs")  # a strategic patch would keep addresses that are gone
 EnsureStatus = Callable[[Name], Awaitable[dict[str, Any] | None]]
 PutNodeStatus = Callable[[str, dict[str, Any]], Awaitable[None]]
 Owns = Callable[[str, Name], bool]
+Print = tuple[str, ...]
 
 
 class StatusBody(msgspec.Struct, frozen=True):
@@ -60,8 +62,28 @@ class StatusWriter(Protocol):
         """
         ...
 
+    def print_of(self, status: Mapping[str, Any]) -> Print:
+        """Return what others might change of a status that a node has said."""
+        ...
 
-class NodeStatuses:
+    def shown(self, name: Name, uid: str) -> Print | None:
+        """Return the same of what the API shows; None when the object ``uid`` is gone."""
+        ...
+
+
+class SoleWriter:
+    """A status that nobody else writes."""
+
+    def print_of(self, status: Mapping[str, Any]) -> Print:
+        del status
+        return ()
+
+    def shown(self, name: Name, uid: str) -> Print | None:
+        del name, uid
+        return ()
+
+
+class NodeStatuses(SoleWriter):
     """The Node itself, by the node controller."""
 
     def __init__(self, put: PutNodeStatus) -> None:
@@ -76,7 +98,7 @@ class NodeStatuses:
         return ""
 
 
-class DeviceStatuses:
+class DeviceStatuses(SoleWriter):
     """The only writer of ``DeviceStatus.status``. ``ensure`` belongs to the device controller."""
 
     def __init__(self, cluster: Cluster, owns: Owns, ensure: EnsureStatus) -> None:
@@ -141,6 +163,17 @@ class PodStatuses:
         except (NotFound, Conflict):
             return WRONG_UID
         return ""
+
+    def print_of(self, status: Mapping[str, Any]) -> Print:
+        """A cluster's node controller calls the pods of a node that it cannot see not ready."""
+        conditions = (c for c in status.get("conditions") or () if c.get("type") in OWN_CONDITIONS)
+        return (str(status.get("phase")), *sorted(f"{c['type']}={c.get('status')}" for c in conditions))
+
+    def shown(self, name: Name, uid: str) -> Print | None:
+        pod = self._pods.objects.get(name)
+        if pod is None or pod["metadata"]["uid"] != uid:
+            return None
+        return self.print_of(pod.get("status") or {})
 
 
 def merged(current: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:

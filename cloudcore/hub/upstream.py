@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from cloudcore.hub.scope import Scope
-from cloudcore.hub.status_writers import NOT_THIS_NODE, StatusBody, StatusWriter
+from cloudcore.hub.status_writers import NOT_THIS_NODE, Print, StatusBody, StatusWriter
 from cloudcore.hub.writes import CoalescedWrites
 from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.errors import ApiRefused, Forbidden
@@ -34,6 +34,7 @@ class Applied(NamedTuple):
     uid: str
     version: int
     digest: bytes
+    mark: Print  # what the API should still show of it
 
 
 class _Write(NamedTuple):
@@ -80,8 +81,21 @@ class Upstream:
             self._applied[node] = {key: found._replace(version=-1) for key, found in known.items()}
 
     def digests(self, node: str) -> Mapping[str, bytes]:
-        """Return key -> digest of the bodies last applied from ``node``; after a restart nothing is known."""
-        return {key: found.digest for key, found in self._applied.get(node, {}).items()}
+        """Return key -> digest of the bodies last applied from ``node``; after a restart nothing is known.
+
+        What somebody else has overwritten since is not among them, so that the node says it again.
+        """
+        known = self._applied.get(node, {})
+        for key in [key for key, found in known.items() if not self._is_shown(key, found)]:
+            del known[key]
+        return {key: found.digest for key, found in known.items()}
+
+    def _is_shown(self, key: str, found: Applied) -> bool:
+        if key in self._writes:
+            return True  # it is being written just now
+        parsed = parse_key(key)
+        shown = self._writers[parsed.group, parsed.plural].shown(Name(parsed.namespace, parsed.name), found.uid)
+        return shown == found.mark
 
     async def apply(self, node: str, changes: Sequence[StateChange]) -> None:
         """Return once each status is written or dropped and counted. Raises Retryable."""
@@ -142,4 +156,6 @@ class Upstream:
         else:
             self._written.inc()
         # A refused body counts as applied: it would be refused again, and the edge would send it for ever.
-        self._applied[write.node][key] = Applied(write.body.uid, write.body.version, write.digest)
+        self._applied[write.node][key] = Applied(
+            write.body.uid, write.body.version, write.digest, writer.print_of(write.body.status)
+        )

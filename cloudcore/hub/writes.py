@@ -37,6 +37,9 @@ class CoalescedWrites(Generic[B]):
     def __len__(self) -> int:
         return len(self._waiting) + len(self._busy)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._waiting or key in self._busy
+
     def put(self, key: str, body: B) -> "asyncio.Future[None]":
         """Queue ``body``; replaces a waiting older one. The future fails with what the write raised."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

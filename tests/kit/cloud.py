@@ -101,8 +101,11 @@ async def running(path: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud
 
 
 @asynccontextmanager
-async def hub_on(file: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud]:
-    """Start the hub over the API of a kubeconfig, synced; its database is beside that file."""
+async def hub_on(file: Path, settings: Settings = QUICK, *, definitions: bool = True) -> AsyncIterator[Cloud]:
+    """Start the hub over the API of a kubeconfig, synced; its database is beside that file.
+
+    ``definitions`` False: somebody has installed them.
+    """
     clock, rng, metrics = SystemClock(), Rng(1), Metrics()
     path = file.parent
     async with AsyncExitStack() as stack:
@@ -110,7 +113,8 @@ async def hub_on(file: Path, settings: Settings = QUICK) -> AsyncIterator[Cloud]
         stack.push_async_callback(sql.close)
         client = KubeClient(config.load(file))
         stack.push_async_callback(client.close)
-        await crds.apply(client, clock=clock, rng=rng)
+        if definitions:
+            await crds.apply(client, clock=clock, rng=rng)
         cluster = Cluster(client, clock=clock, rng=rng, metrics=metrics)
         changes: list[tuple[str, str]] = []
         hub = Hub(

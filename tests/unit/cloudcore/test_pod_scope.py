@@ -247,3 +247,41 @@ async def test_a_pod_that_was_bound_before_its_node_joined_is_found(cloud: Cloud
 
     await eventually(lambda: holds(cloud, POD, "gw-7") == {"early"})
     assert holds(cloud, POD) == {"web"}
+
+
+async def events(cloud: Cloud) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await cloud.client.list(resources.EVENT))["items"]
+    return found
+
+
+async def test_a_node_raises_events_about_its_own_pods_and_nobody_elses(cloud: Cloud) -> None:
+    uid = (await run_pod(cloud))["metadata"]["uid"]
+    involved = {"kind": "Pod", "namespace": "default", "name": "web", "uid": uid}
+
+    await tell(cloud, 1, "event", "gw-2", involvedObject=involved, reason="Forged", message="")
+    await tell(cloud, 1, "event", involvedObject=involved, reason="BackOff", message="", type="Warning", count=7)
+    await eventually(lambda: _raised(cloud, "BackOff"))
+
+    reasons = {event["reason"]: event["count"] for event in await events(cloud)}
+    assert reasons.get("BackOff") == 7
+    assert "Forged" not in reasons
+
+
+async def _raised(cloud: Cloud, reason: str) -> bool:
+    return any(event["reason"] == reason for event in await events(cloud))
+
+
+async def test_what_others_made_of_a_status_meanwhile_is_asked_for_again(cloud: Cloud) -> None:
+    uid = (await run_pod(cloud))["metadata"]["uid"]
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z"}
+    change = said(uid, 1, phase="Running", conditions=[ready])
+    await cloud.hub.upstream.apply("gw-1", [change])
+    await eventually(lambda: WEB in cloud.hub.upstream.digests("gw-1") and _phase(cloud) == "Running")
+
+    patch = {"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]}}
+    await cloud.client.patch(POD, "default", "web", patch, content_type=STRATEGIC_PATCH, subresource="status")
+    await eventually(lambda: WEB not in cloud.hub.upstream.digests("gw-1"))
+    await cloud.hub.upstream.apply("gw-1", [change])
+
+    conditions = {c["type"]: c["status"] for c in (await shown(cloud))["conditions"]}
+    assert conditions["Ready"] == "True"
