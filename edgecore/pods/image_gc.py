@@ -1,7 +1,7 @@
 """Removes images that nobody needs when the disk gets full (IMG-5).
 
 Needed is what a container uses, what a pod or a CronJob of this node names (without a network it could not come back), the
-sandbox's own image, and what is pinned. The others go, least lately used first.
+sandbox's own image, and what is pinned. The others go, least lately used first, those from files last.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -84,13 +84,16 @@ def pick(
     bytes_: int,
     min_age_s: float,
 ) -> list[Image]:
-    """Return which images go to free ``bytes_``, the least lately used first (pure). ``needed`` holds ids."""
+    """Return which images go to free ``bytes_``, the least lately used first (pure). ``needed`` holds ids.
+
+    An image without a digest came from a file: no registry brings it back, so it goes after the others.
+    """
     old = [
         image
         for image in images
         if image.id not in needed and not image.pinned and now_s - last_used.get(image.id, now_s) >= min_age_s
     ]
-    old.sort(key=lambda image: (last_used.get(image.id, now_s), -image.size_bytes))
+    old.sort(key=lambda image: (not image.digests, last_used.get(image.id, now_s), -image.size_bytes))
     out, freed = [], 0
     for image in old:
         if freed >= bytes_:

@@ -111,6 +111,15 @@ def test_pick_stops_when_enough_is_freed() -> None:
     assert [i.id for i in picked] == ["sha256:c"]
 
 
+def test_what_came_from_a_file_goes_last() -> None:
+    pulled = Image("sha256:pulled", ("docker.io/edge/p:1",), ("docker.io/edge/p@sha256:1",), 10)
+    used = {"sha256:pulled": 5.0, "sha256:file": 1.0}
+
+    picked = pick([image("file", 10), pulled], set(), used, 1000.0, bytes_=20, min_age_s=100)
+
+    assert [i.id for i in picked] == ["sha256:pulled", "sha256:file"]
+
+
 def test_init_containers_name_images_too() -> None:
     objects = HeldObjects()
     objects.put("pods", "web", spec=pod(container(), initContainers=[container("first", "busybox")])["spec"])
