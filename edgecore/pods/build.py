@@ -37,8 +37,7 @@ class Builder:
     """One per node. ``api``: where pods find the node-local API; None: it is off, and the Service of the API counts.
 
     ``child``: the runtime's containers are started by this process and see its mounts; ``mounting`` None: find out whether
-    mounts serve at all. ``cgroup_driver``: cgroupfs or systemd, may be set
-    later.
+    mounts serve at all.
     """
 
     def __init__(  # noqa: PLR0913  a composition root
@@ -54,12 +53,11 @@ class Builder:
         api: tuple[str, int] | None,
         child: bool = False,
         mounting: bool | None = None,
-        cgroup_driver: str = "cgroupfs",
         say: Say = silent,
         online: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings, self._facts, self._objects = settings, facts, objects
-        self._api, self.cgroup_driver, self._say = api, cgroup_driver, say
+        self._api, self._say = api, say
         self._seccomp = directory.path / SECCOMP
         memory = poddirs.memory_home(directory.path)
         if mounting is None:
@@ -84,7 +82,7 @@ class Builder:
             attempt=attempt,
             hostname="" if host_network else dns.shown_hostname(pod, domain),
             log_directory=str(self.dirs.log_dir(namespace, metadata["name"], uid)),
-            cgroup_parent=resources.cgroup_parent(pod, self.cgroup_driver),
+            cgroup_parent=resources.cgroup_parent(pod),
             dns=dns.of_pod(pod, dns.of_host(), self._settings.dns_servers, domain),
             ports=() if host_network else host_ports(spec),
             labels=marks.pod_labels(pod, self._facts().name),

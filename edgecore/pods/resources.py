@@ -53,13 +53,10 @@ def oom_score(pod: Json, wanted_bytes: int, memory_bytes: int) -> int:
     return min(max(score, 1000 + GUARANTEED_OOM), BEST_EFFORT_OOM - 1)
 
 
-def cgroup_parent(pod: Json, driver: str = "cgroupfs") -> str:
-    """Return the pod's cgroup, below one for its QoS class; Guaranteed pods are at the top."""
+def cgroup_parent(pod: Json) -> str:
+    """Return the path of the pod's cgroup, below one for its QoS class; Guaranteed pods are at the top."""
     qos = qos_class(pod.get("spec") or {}).lower()
-    parts = [CGROUPS, *([] if qos == "guaranteed" else [qos]), f"pod{pod['metadata']['uid']}"]
-    if driver == "systemd":
-        return "-".join(part.replace("-", "_") for part in parts) + ".slice"
-    return "/" + "/".join(parts)
+    return "/".join(["", CGROUPS, *([] if qos == "guaranteed" else [qos]), f"pod{pod['metadata']['uid']}"])
 
 
 def _milli(held: Mapping[str, Any], key: str, default: int) -> int:

@@ -164,19 +164,15 @@ def test_a_quantity_that_is_none_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "cgroupfs", "systemd"),
+    ("held", "path"),
     [
-        ({}, f"/skerry-pods/besteffort/pod{UID}", "skerry_pods-besteffort-podUID.slice"),
-        ({"requests": {"cpu": "1"}}, f"/skerry-pods/burstable/pod{UID}", "skerry_pods-burstable-podUID.slice"),
+        ({}, f"/skerry-pods/besteffort/pod{UID}"),
+        ({"requests": {"cpu": "1"}}, f"/skerry-pods/burstable/pod{UID}"),
         (
             {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
             f"/skerry-pods/pod{UID}",
-            "skerry_pods-podUID.slice",
         ),
     ],
 )
-def test_each_pod_has_a_cgroup_below_its_class(held: Json, cgroupfs: str, systemd: str) -> None:
-    one = pod(container(resources=held))
-
-    assert resources.cgroup_parent(one) == cgroupfs
-    assert resources.cgroup_parent(one, "systemd") == systemd.replace("UID", UID.replace("-", "_"))
+def test_each_pod_has_a_cgroup_below_its_class(held: Json, path: str) -> None:
+    assert resources.cgroup_parent(pod(container(resources=held))) == path
