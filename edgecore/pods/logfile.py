@@ -15,7 +15,7 @@ from proto.kit.clock import Clock
 
 BLOCK_BYTES = 64 << 10
 MAX_LINE_BYTES = 1 << 20  # of a line that has no end; a runtime cuts at 16 KiB
-QUICK_S, SLOW_S = 0.05, 0.5  # between two looks at a file: soon after it grew, and once it is quiet
+QUICK_S, SLOW_S = 0.1, 0.5  # between two looks at a file: soon after it grew, and once it is quiet
 FULL, PARTIAL = b"F", b"P"
 
 

@@ -41,6 +41,12 @@ BENCHES = (
     Bench("broker", "our broker, Mosquitto and amqtt", ("--amqtt",), ("--amqtt", "--seconds", "2")),
     Bench("idle", "memory of idle connections", (), ("--count", "300")),
     Bench("twin", "CPU of a report at the edge", (), ("--reports", "2000")),
+    Bench(
+        "streams",
+        "twins beside logs, exec and cp",
+        (),
+        ("--runs", "1", "--seconds", "4", "--copy", "5"),
+    ),
     Bench("footprint", "memory, start, reconnect, idle traffic", (), ("--idle-seconds", "10", "--cuts", "5")),
     Bench("drain", "an offline edge comes back", (), ("--reports", "3000")),
     Bench("storm", "a thousand edges after a cloud restart", (), ("--edges", "200")),

@@ -57,6 +57,12 @@ GOALS = (
     Goal("footprint", "edgecore, start to ready", ("edgecore_start_s",), "s", "<=", 2),
     Goal("footprint", "idle node, bytes up an hour", ("idle_traffic", "up_bytes_per_hour"), "B"),
     Goal("footprint", "idle node, bytes down an hour", ("idle_traffic", "down_bytes_per_hour"), "B"),
+    Goal("streams", "twin beside 50 logs -f and 10 exec, p95 of idle's", ("ratio",), "x", "<=", 3),
+    Goal("streams", "  logs, all together", ("logs_mib_per_s",), "MiB/s", ">=", 1),
+    Goal("streams", "  streams that broke", ("broken",), "", "<=", 0),
+    Goal("streams", "kubectl cp, to the container", ("copy", "up_mib_per_s"), "MiB/s"),
+    Goal("streams", "  and back", ("copy", "down_mib_per_s"), "MiB/s"),
+    Goal("streams", "  equal hashes", ("copy", "equal"), "", ">=", 1),
     Goal("twin", "twin, CPU of a report, 100 together", ("100 together", "cpu_us_per_report"), "us"),
     Goal("twin", "  one at a time, p50", ("one at a time", "p50_ms"), "ms"),
 )
