@@ -120,6 +120,7 @@ class Builder:
     ) -> ContainerConfig:
         """Return the container as the runtime takes it; writes its /etc/hosts and termination log. Raises Unready."""
         facts = self._facts()
+        cgroups.weigh(pod, self._objects.list("pods", None))
         variables = self._variables(pod, container, facts, ips)
         command, args = environment.command(container, variables)
         mounts = containers.volume_mounts(pod, container, variables, self.volumes)

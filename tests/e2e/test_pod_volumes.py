@@ -177,6 +177,16 @@ async def test_nothing_but_the_data_is_left_of_a_pod(node: PodWorld, tmp_path: P
 
 
 @pytest.mark.timeout(120)
+async def test_a_pod_weighs_what_it_asks_for(node: PodWorld) -> None:
+    await node.put(pod("heavy", container(resources={"requests": {"cpu": "1500m"}, "limits": {"memory": "64Mi"}})))
+    await node.ready("heavy")
+
+    own = [path for root in cgroups.hierarchies() for path in root.glob("skerry-pods/burstable/poduid-heavy")]
+    files = [path / file for path in own for file in ("cpu.shares", "cpu.weight") if (path / file).exists()]
+    assert [path.read_text().strip() for path in files] in (["1536"], ["59"])
+
+
+@pytest.mark.timeout(120)
 async def test_a_pod_waits_for_what_it_needs_and_starts_when_it_comes(node: PodWorld) -> None:
     waiting = container(volumeMounts=[{"name": "cfg", "mountPath": "/v"}])
     await node.put(pod("waits", waiting, volumes=[{"name": "cfg", "configMap": {"name": "cfg"}}]))

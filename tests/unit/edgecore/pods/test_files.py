@@ -14,6 +14,7 @@ from edgecore.pods.poddirs import PodDirs
 from edgecore.pods.projected import File
 from edgecore.pods.subpaths import Escape, open_inside
 from tests.kit.clock import ManualClock
+from tests.kit.pod_objects import container, pod
 
 CLOCK = ManualClock()
 
@@ -307,3 +308,40 @@ def test_a_cgroup_in_use_is_for_later(tmp_path: Path) -> None:
 def test_real_hierarchies_are_found() -> None:
     assert all((root / "cgroup.procs").exists() for root in cgroups.hierarchies())
     assert cgroups.hierarchies()
+
+
+def asking(cpu: str | None, uid: str = "u-1") -> dict[str, Any]:
+    return pod(container(resources={"requests": {"cpu": cpu}} if cpu else {}), uid=uid)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "folder", "file", "weights"),
+    [
+        ("500m", "skerry-pods/burstable/podu-1", "cpu.shares", ("512", "1536")),
+        (None, "skerry-pods/besteffort/podu-1", "cpu.shares", ("2", "2")),
+        ("500m", "skerry-pods/burstable/podu-1", "cpu.weight", ("20", "59")),
+        (
+            "500m",
+            "skerry_pods.slice/skerry_pods-burstable.slice/skerry_pods-burstable-podu_1.slice",
+            "cpu.weight",
+            ("20", "59"),
+        ),
+    ],
+)
+def test_pod_and_class_are_weighed_by_what_they_ask_for(
+    tmp_path: Path, cpu: str | None, folder: str, file: str, weights: tuple[str, str]
+) -> None:
+    one, other = asking(cpu), asking("1", "u-2")
+    (tmp_path / folder).mkdir(parents=True)
+    for place in (tmp_path / folder, (tmp_path / folder).parent):
+        (place / file).write_text("1024")
+
+    cgroups.weigh(one, [one, other], [tmp_path, tmp_path / "none"])
+
+    assert ((tmp_path / folder / file).read_text(), ((tmp_path / folder).parent / file).read_text()) == weights
+
+
+def test_a_cgroup_that_the_runtime_did_not_make_is_not_made(tmp_path: Path) -> None:
+    cgroups.weigh(asking("1"), [], [tmp_path])
+
+    assert list(tmp_path.iterdir()) == []
