@@ -4,10 +4,8 @@
 """
 
 import asyncio
-import json
 import os
 import re
-import resource
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -144,6 +142,8 @@ def _checked(written: Json, lines: dict[str, int]) -> Json:
 
 def _load(content: bytes) -> tuple[Any, dict[str, int]]:
     """Return the document and the line of each field. Raises BadManifest."""
+    import json  # noqa: PLC0415  its errors have lines; only the child reads files
+
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -225,6 +225,8 @@ def _references(value: Any, path: str) -> list[tuple[str, str]]:
 
 def main() -> int:
     """Answer one file."""
+    import resource  # noqa: PLC0415  only the child limits itself
+
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     try:
         answer = read(sys.stdin.buffer.read(MAX_BYTES + 1))
