@@ -117,12 +117,17 @@ async def hub_on(file: Path, settings: Settings = QUICK, *, definitions: bool = 
             await crds.apply(client, clock=clock, rng=rng)
         cluster = Cluster(client, clock=clock, rng=rng, metrics=metrics)
         changes: list[tuple[str, str]] = []
+
+        def changed(node: str, key: str) -> None:
+            changes.append((node, key))
+            hub.send_again(node, key)
+
         hub = Hub(
             cluster,
             sql,
             History(sql, clock=clock, metrics=metrics),
             settings,
-            lambda node, key: changes.append((node, key)),
+            changed,
         )
         supervisor = Supervisor(clock)
         stack.push_async_callback(supervisor.close)
