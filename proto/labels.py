@@ -12,11 +12,14 @@ AUTONOMY_DURATION = (
 MIRROR = "kubernetes.io/config.mirror"  # annotation of a mirror pod: digest of its static pod
 SOURCE = "kubernetes.io/config.source"  # annotation: "file" for a static pod
 EDGE_ROLE = "node-role.kubernetes.io/edge"
-CLOUD_UID = (
-    "edge.skerry.io/cloud-uid"  # annotation, at the node only: uid in the cloud of a pod that was created at the node
-)
+# annotation, at the node only, of a pod that was created there: its uid in the cloud; "": it has none yet
+CLOUD_UID = "edge.skerry.io/cloud-uid"
 
 
 def cloud_uid(metadata: Mapping[str, Any]) -> str:
-    """Return the uid by which the cloud knows the object: a pod that was created here keeps the uid it began with."""
-    return str((metadata.get("annotations") or {}).get(CLOUD_UID) or metadata.get("uid") or "")
+    """Return the uid by which the cloud knows the object, "" while it does not.
+
+    A pod that was created at a node keeps the uid that it began with there.
+    """
+    annotations = metadata.get("annotations") or {}
+    return str(annotations[CLOUD_UID] if CLOUD_UID in annotations else metadata.get("uid") or "")

@@ -48,7 +48,7 @@ def without_ours(obj: Json) -> Json:
 
 def cloudly(obj: Json, *, status: bool) -> Json:
     """Return ``obj`` as the state lane would bring it: the cloud's uid, no revision, ``status`` only when it travels."""
-    uid = labels.cloud_uid(obj["metadata"])
+    uid = labels.cloud_uid(obj["metadata"]) or obj["metadata"].get("uid", "")
     out = without_ours(obj)
     metadata = {k: v for k, v in out["metadata"].items() if k not in ("resourceVersion", "managedFields", "selfLink")}
     if uid:
@@ -56,10 +56,15 @@ def cloudly(obj: Json, *, status: bool) -> Json:
     return {**{k: v for k, v in out.items() if status or k != "status"}, "metadata": metadata}
 
 
-def marked(obj: Json, seq: int) -> Json:
-    """Return ``obj`` with the sign that its write ``seq`` is not confirmed."""
+def marked(change: Change, seq: int, *, aliased: bool) -> Json:
+    """Return the object with the sign that its write ``seq`` is not confirmed; ``aliased``: it will keep its uid."""
+    obj = change.after
     metadata = dict(obj["metadata"])
-    metadata["annotations"] = {**(metadata.get("annotations") or {}), labels.PENDING: str(seq)}
+    before = ((change.before or {}).get("metadata") or {}).get("annotations") or {}
+    kept = {labels.CLOUD_UID: before[labels.CLOUD_UID]} if labels.CLOUD_UID in before else {}
+    if change.before is None and aliased:
+        kept = {labels.CLOUD_UID: ""}
+    metadata["annotations"] = {**(metadata.get("annotations") or {}), **kept, labels.PENDING: str(seq)}
     return {**obj, "metadata": metadata}
 
 
@@ -76,7 +81,7 @@ def write_of(change: Change, at: str) -> Write | None:
         "",
         user.name if isinstance(user, User) else "",
         at,
-        labels.cloud_uid(held["metadata"]),
+        labels.cloud_uid(held["metadata"]) or held["metadata"].get("uid", ""),
     )
     if change.before is None:
         out.verb, out.mine = writes.CREATE, _own(change.after)

@@ -55,6 +55,7 @@ class Journal:
 
     def __init__(self, node: str, refusals: Refusals, *, clock: Clock, metrics: Metrics, waiting: int = 0) -> None:
         self.waiting = waiting
+        self.adopted: Callable[[], None] = lambda: None  # the cloud knows a pod that was created here; after the commit
         self._node, self._refusals, self._clock = node, refusals, clock
         self._answers = metrics.counter(
             "skerry_edge_writes_answered_total",
@@ -85,13 +86,14 @@ class Journal:
             raise ApiError(429, "TooManyRequests", text, {"retryAfterSeconds": 60})
         self._remember_cloud(tx, write.key, change)
         self._append(tx, write)
-        if write.verb == writes.CREATE and change.res.storage in ALIASED:
+        aliased = change.res.storage in ALIASED
+        if write.verb == writes.CREATE and aliased:
             uid = change.after["metadata"]["uid"]
             tx.execute(
                 "INSERT OR REPLACE INTO pending_alias (key, uid, journal, seq) VALUES (?, ?, ?, ?)",
                 (write.key, uid, write.journal, write.seq),
             )
-        return marked(change.after, write.seq)
+        return marked(change, write.seq, aliased=aliased)
 
     def _remember_cloud(self, tx: Tx, key: str, change: Change) -> None:
         """At the first write since the last answer, what is stored is what the cloud said."""
@@ -136,6 +138,7 @@ class Journal:
         if not known and writes.has_seen(obj, self._node, journal, seq):
             known = metadata["uid"]
             tx.execute("UPDATE pending_alias SET cloud_uid = ? WHERE key = ?", (known, key))
+            tx.after_commit(self.adopted)
         if known != metadata.get("uid"):  # another pod of that name
             tx.execute("DELETE FROM pending_alias WHERE key = ?", (key,))
             return

@@ -20,6 +20,7 @@ from kubeapi.rbac import Rbac
 from kubeapi.server import ApiServer, ApiSettings
 from kubeapi.store import Store
 from kubeapi.tokens import TokenSigner, open_key
+from proto.calls import OpenCall
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
 from proto.kit.daemon import Supervisor
@@ -55,7 +56,7 @@ class LocalApi:
         self._added = False
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913  composition
         cls,
         directory: DataDir,
         node: str,
@@ -66,6 +67,7 @@ class LocalApi:
         clock: Clock,
         rng: Rng,
         metrics: Metrics,
+        open_call: OpenCall | None = None,
     ) -> Self:
         """Compose it; nothing listens yet. Raises OSError."""
         objects = Objects(
@@ -89,7 +91,12 @@ class LocalApi:
         )
         limits = Limits(max_connections=settings.max_connections)
         server = ApiServer(
-            objects, access, ApiSettings(limits=limits, bootstrap=False), clock=clock, metrics=metrics, rng=rng
+            objects,
+            access,
+            ApiSettings(limits=limits, bootstrap=False, open_call=open_call),
+            clock=clock,
+            metrics=metrics,
+            rng=rng,
         )
         return cls(directory, node, settings, objects, server, clock=clock)
 

@@ -14,6 +14,7 @@ from edgecore.pods.records import Record
 from edgecore.pods.specs import Json
 from kubeapi.kinds import POD
 from kubeapi.store import Store
+from proto import labels
 from proto.kit import canonical
 from proto.kit.clock import Clock
 from proto.kit.database import Database, Tx
@@ -111,19 +112,19 @@ class Writer:
         self._signal.set()
 
     def mirrors_changed(self) -> None:
-        """A mirror pod appeared or was made again: the status of its static pod is told under its uid."""
+        """The cloud has a new uid for a pod that began here (static, or made at this node): its status is told under it."""
         for uid, record in self.records.items():
             if status := self.status(uid, record.namespace, record.name):
                 stored = self._store.get(POD, record.namespace, record.name)
-                if stored is not None and specs.is_static(stored) and uid not in self._next.statuses:
+                if stored is not None and _began_here(stored) and uid not in self._next.statuses:
                     elapsed_s = record.elapsed(self._boot, self._clock.now_s())
                     self._next.statuses[uid] = (record.namespace, record.name, status, elapsed_s)
                     self._signal.set()
 
     def _told_as(self, pod: Json) -> str:
-        """The uid under which the cloud knows the pod; "" for a static pod that has no mirror yet."""
+        """The uid under which the cloud knows the pod; "" while it does not know it."""
         if not specs.is_static(pod):
-            return specs.uid_of(pod)
+            return labels.cloud_uid(pod["metadata"])
         return self._mirrors().get(status_key(*specs.name_of(pod)), "")
 
     def bodies(self) -> dict[str, bytes]:
@@ -186,14 +187,25 @@ class Writer:
                 record = Record(uid, namespace, name, versions[uid] + 1, self._boot, now_s, elapsed_s)
                 self._put(tx, record, status)
             for uid, (namespace, name) in batch.gone.items():
-                content = canonical.encode({"namespace": namespace, "name": name, "uid": uid})
-                self._outbox.put_message(tx, GONE, content)
+                self._gone(tx, uid, namespace, name)
             for uid, (namespace, name) in batch.dropped.items():
                 self._drop(tx, uid, namespace, name)
             for kind, content in batch.messages:
                 self._outbox.put_message(tx, kind, content)
 
         return write
+
+    def _gone(self, tx: Tx, uid: str, namespace: str, name: str) -> None:
+        """Say so to the cloud if it knows the pod; what was deleted at this node is not waited for."""
+        stored = self._store.peek(POD, namespace, name)
+        metadata = stored.object["metadata"] if stored is not None else {}
+        if metadata.get("uid") == uid:
+            if labels.PENDING in (metadata.get("annotations") or {}):
+                self._store.remove(tx, POD, namespace, name)
+            uid = labels.cloud_uid(metadata)
+        if uid:
+            content = canonical.encode({"namespace": namespace, "name": name, "uid": uid})
+            self._outbox.put_message(tx, GONE, content)
 
     def _put(self, tx: Tx, record: Record, status: Json) -> None:
         stored = self._store.peek(POD, record.namespace, record.name)
@@ -227,3 +239,7 @@ class Writer:
             self.records.pop(uid, None)
 
         tx.after_commit(forget)
+
+
+def _began_here(pod: Json) -> bool:
+    return specs.is_static(pod) or labels.CLOUD_UID in (pod["metadata"].get("annotations") or {})
