@@ -30,7 +30,7 @@ from edgecore.pods.cri import CriRuntime
 from edgecore.pods.runtime import RuntimeAway
 from proto.kit.clock import SystemClock
 from tests.kit import images
-from tests.kit.leftovers import end_all, end_leftovers, environment, ip, namespace, with_children
+from tests.kit.leftovers import end_all, end_leftovers, environment, ip, namespace, state, with_children
 from tests.kit.leftovers import remove_cgroup as remove_cgroup  # noqa: PLC0414  also for others
 from tests.kit.wait import eventually
 
@@ -195,10 +195,12 @@ class Host:
         await self.kill()
         await self.start()
 
-    def pause(self) -> None:
+    async def pause(self) -> None:
         """containerd hangs, as far as anyone can tell."""
         assert self._daemon is not None
         self._daemon.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self._daemon.pid}/task")
+        await eventually(lambda: all(state(thread / "stat") == "T" for thread in threads.iterdir()))
 
     def resume(self) -> None:
         assert self._daemon is not None

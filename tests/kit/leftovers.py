@@ -71,7 +71,7 @@ def with_children(chosen: Callable[[int], bool]) -> list[int]:
 def end_all(listed: Callable[[], list[int]]) -> None:
     """SIGKILL what is listed until nothing of it lives."""
     for _ in range(KILL_ROUNDS):
-        alive = [pid for pid in listed() if not _is_zombie(pid)]
+        alive = [pid for pid in listed() if state(Path(f"/proc/{pid}/stat")) not in "ZX"]
         if not alive:
             return
         for pid in alive:
@@ -105,8 +105,9 @@ def _parents() -> dict[int, int]:
     return parents
 
 
-def _is_zombie(pid: int) -> bool:
+def state(stat: Path) -> str:
+    """The state of a process or thread by its stat file, as one letter; Z when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return stat.read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return True
+        return "Z"

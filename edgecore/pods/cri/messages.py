@@ -36,7 +36,14 @@ STATES = {
 }
 
 
-def sandbox_config(config: port.SandboxConfig) -> pb.PodSandboxConfig:
+def cgroup_parent(path: str, driver: str) -> str:
+    """Return the cgroup ``path`` as the driver wants it; systemd names nested slices in one word, as kubelet spells them."""
+    if driver != "systemd" or not path.strip("/") or path.endswith(".slice"):
+        return path
+    return "-".join(part.replace("-", "_") for part in path.strip("/").split("/")) + ".slice"
+
+
+def sandbox_config(config: port.SandboxConfig, driver: str = "") -> pb.PodSandboxConfig:
     security = pb.LinuxSandboxSecurityContext(
         namespace_options=_namespaces(config),
         supplemental_groups=config.security.supplemental_groups,
@@ -59,7 +66,7 @@ def sandbox_config(config: port.SandboxConfig) -> pb.PodSandboxConfig:
         labels=config.labels,
         annotations=config.annotations,
         linux=pb.LinuxPodSandboxConfig(
-            cgroup_parent=config.cgroup_parent, security_context=security, sysctls=config.sysctls
+            cgroup_parent=cgroup_parent(config.cgroup_parent, driver), security_context=security, sysctls=config.sysctls
         ),
     )
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from edgecore.pods import runtime as port
-from edgecore.pods.cri import archive, messages, streams
+from edgecore.pods.cri import archive, drivers, messages, streams
 from edgecore.pods.cri.changes import Changes
 from edgecore.pods.cri.streams import Dial
 from edgecore.pods.cri.wire import QUICK_S, Connection, TooLong, Unimplemented
@@ -37,6 +37,7 @@ class CriRuntime:
         self._wire = Connection(socket, quick_s)
         self._clock = clock
         self._dial = dial
+        self._driver = ""  # of cgroups; "" not asked yet
         self._sandbox_of: dict[str, str] = {}  # container id -> sandbox id; a status does not say it
         self._changes = Changes(self._wire, clock)
 
@@ -53,14 +54,16 @@ class CriRuntime:
         return messages.health({condition.type: condition for condition in said.status.conditions})
 
     async def cgroup_driver(self) -> str:
-        """Return ``systemd`` or ``cgroupfs``; "" when the runtime cannot tell (containerd before 2.0)."""
-        if self._wire.lacks("RuntimeConfig"):
-            return ""
-        try:
-            said = await self._wire.call("RuntimeConfig", pb.RuntimeConfigRequest(), pb.RuntimeConfigResponse)
-        except Unimplemented:
-            return ""
-        return "systemd" if said.linux.cgroup_driver == pb.SYSTEMD else "cgroupfs"
+        """Return ``systemd`` or ``cgroupfs``; asked once. Callers need not care: ``cgroup_parent`` is always a path."""
+        if not self._driver:
+            try:
+                said = await self._wire.call("RuntimeConfig", pb.RuntimeConfigRequest(), pb.RuntimeConfigResponse)
+            except Unimplemented:  # containerd before 2.0 shows its own configuration instead
+                status = await self._wire.call("Status", pb.StatusRequest(verbose=True), pb.StatusResponse)
+                self._driver = drivers.of_containerd(status.info.get("config", ""))
+            else:
+                self._driver = "systemd" if said.linux.cgroup_driver == pb.SYSTEMD else "cgroupfs"
+        return self._driver
 
     # Pods and containers
 
@@ -87,7 +90,7 @@ class CriRuntime:
 
     async def run_sandbox(self, config: port.SandboxConfig) -> str:
         request = pb.RunPodSandboxRequest(
-            config=messages.sandbox_config(config), runtime_handler=config.runtime_handler
+            config=messages.sandbox_config(config, await self.cgroup_driver()), runtime_handler=config.runtime_handler
         )
         said = await self._wire.call("RunPodSandbox", request, pb.RunPodSandboxResponse, SANDBOX_S)
         sandbox_id: str = said.pod_sandbox_id
@@ -108,7 +111,7 @@ class CriRuntime:
         request = pb.CreateContainerRequest(
             pod_sandbox_id=sandbox_id,
             config=messages.container_config(config, sandbox),
-            sandbox_config=messages.sandbox_config(sandbox),
+            sandbox_config=messages.sandbox_config(sandbox, await self.cgroup_driver()),
         )
         if sandbox.log_directory and config.log_path:  # CRI leaves the container's own folder to its caller
             log = Path(sandbox.log_directory, config.log_path)

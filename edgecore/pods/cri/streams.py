@@ -7,7 +7,8 @@ a metav1.Status on the error stream), port-forward speaks portforward.k8s.io (a 
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -71,8 +72,10 @@ class SpdyChannels:
         self._error = b""  # the error stream so far; passed on whole
         self._room = asyncio.Event()  # set when the runtime let us send more
         self._sending = asyncio.Lock()
+        self._using = 0  # reads and writes of the socket that are under way
         self._deaf = False  # the runtime reads no more; it may still have things to say
-        self._closed: str | None = None
+        self._closed: str | None = None  # why nothing more comes; "" for an orderly end
+        self._shut = False
 
     def open(self, channel: int, headers: spdy.Headers, *, fin: bool = False) -> None:
         stream = self._spdy.open(headers, fin=fin)
@@ -85,9 +88,21 @@ class SpdyChannels:
             if not out or self._deaf or self._closed is not None:
                 return
             try:
-                await self._loop.sock_sendall(self._sock, out)
+                with self._in_use():
+                    await self._loop.sock_sendall(self._sock, out)
             except OSError:
                 self._deaf = True
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Keep the socket open, after ``close`` too, until whoever waits for it has noticed."""
+        self._using += 1
+        try:
+            yield
+        finally:
+            self._using -= 1
+            if self._shut and not self._using:
+                self._sock.close()
 
     async def read(self) -> Chunk | None:
         while not self._inbox:
@@ -125,9 +140,12 @@ class SpdyChannels:
         if self._closed is None:
             self._closed = error
         self._room.set()
-        if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
+        if self._shut:
+            return
+        self._shut = True
+        with suppress(OSError):  # the other end was faster
+            self._sock.shutdown(socket.SHUT_RDWR)
+        if not self._using:
             self._sock.close()
 
     def _listens(self, channel: int) -> bool:
@@ -141,7 +159,8 @@ class SpdyChannels:
 
     async def _receive(self) -> None:
         try:
-            received = self._received or await self._loop.sock_recv(self._sock, READ_BYTES)
+            with self._in_use():
+                received = self._received or await self._loop.sock_recv(self._sock, READ_BYTES)
             self._received = b""
             events = self._spdy.receive(received)
         except (OSError, spdy.SpdyError) as error:

@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import json
+from contextlib import suppress
 
 import pytest
 
 from edgecore.pods.runtime import RuntimeRefused, State
-from proto.kit.channels import DATA, ERROR, RESIZE, STDERR, STDIN, STDOUT, Channels
+from proto.kit.channels import DATA, ERROR, RESIZE, STDERR, STDIN, STDOUT, Channels, ChannelsClosed
 from tests.conformance.runtime.world import FOREVER, World, everything
 
 
@@ -112,6 +113,31 @@ class CallPromises:
         await channels.close()
 
         assert await world.says(container_id, "echo", "fine") == "fine\n"
+
+    async def test_closing_wakes_whoever_reads(self, world: World) -> None:
+        channels = await world.runtime.exec(
+            await world.run(), ("cat",), stdin=True, stdout=True, stderr=True, tty=False
+        )
+        reading = asyncio.ensure_future(channels.read())
+        await channels.write(STDIN, b"")
+
+        await channels.close()
+
+        async with asyncio.timeout(5):
+            assert await reading is None
+
+    async def test_a_command_that_reads_nothing_still_tells_its_code(self, world: World) -> None:
+        container_id = await world.run()
+        for _ in range(5):
+            channels = await world.runtime.exec(
+                container_id, ("sh", "-c", "exit 4"), stdin=True, stdout=True, stderr=True, tty=False
+            )
+
+            with suppress(ChannelsClosed):
+                await channels.write(STDIN, bytes(40_000))  # what pipes hold: containerd 1.6 waits for more to be read
+            heard = await everything(channels)
+
+            assert json.loads(heard[ERROR])["details"]["causes"][0]["message"] == "4"
 
     async def test_calls_into_an_ended_container_are_refused(self, world: World) -> None:
         container_id = await world.run("true")

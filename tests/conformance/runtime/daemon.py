@@ -15,7 +15,7 @@ from tests.kit.wait import eventually
 class Daemon(Protocol):
     async def kill(self) -> None: ...
     async def start(self) -> None: ...
-    def pause(self) -> None: ...
+    async def pause(self) -> None: ...
     def resume(self) -> None: ...
 
 
@@ -111,12 +111,12 @@ class DaemonPromises:
     ) -> None:
         container_id = await world.run(*FOREVER)
         assert (await impatient.container_status(container_id)).state is State.RUNNING
-        daemon.pause()
+        await daemon.pause()
 
         try:
-            for call in (impatient.version(), impatient.containers(), impatient.image(world.node.image)):
+            for call in (impatient.version, impatient.containers, impatient.images):
                 with pytest.raises(RuntimeAway):
-                    await call
+                    await call()
         finally:
             daemon.resume()
 

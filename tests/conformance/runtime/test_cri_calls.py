@@ -10,7 +10,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from edgecore.pods.cri import CriRuntime, changes
-from edgecore.pods.runtime import NoSuch, RuntimeAway, RuntimeRefused
+from edgecore.pods.runtime import NoSuch, RuntimeAway, RuntimeRefused, SandboxConfig
 from proto.gen import cri_pb2 as pb
 from proto.kit.clock import SystemClock
 from tests.kit import images
@@ -61,17 +61,37 @@ async def refused(runtime: CriRuntime, status: Status, text: str = "no") -> Exce
     return refusal.value
 
 
-async def test_a_call_that_a_runtime_lacks_is_asked_for_once(runtime: CriRuntime) -> None:
-    server = CriServer({"Version": lambda _: pb.VersionResponse(runtime_name="x")})
+@pytest.mark.parametrize(
+    ("config", "driver"),
+    [
+        ('{"containerd":{"defaultRuntimeName":"r","runtimes":{"r":{"options":{"SystemdCgroup":true}}}}}', "systemd"),
+        ('{"containerd":{"defaultRuntimeName":"r","runtimes":{"r":{"options":{}},"q":{"options":null}}}}', "cgroupfs"),
+        ('{"systemdCgroup":true}', "systemd"),
+        ("", "cgroupfs"),
+    ],
+)
+async def test_without_runtime_config_the_driver_is_read_from_the_configuration_once(
+    runtime: CriRuntime, config: str, driver: str
+) -> None:
+    server = CriServer({"Status": lambda _: pb.StatusResponse(info={"config": config})})
     async with serving(server, runtime.socket):
-        assert [await runtime.cgroup_driver() for _ in range(2)] == ["", ""]
-        assert server.calls["RuntimeConfig"] == 1
+        assert [await runtime.cgroup_driver() for _ in range(2)] == [driver, driver]
+
+    assert (server.calls["RuntimeConfig"], server.calls["Status"]) == (1, 1)
 
 
-async def test_a_runtime_that_tells_its_cgroup_driver_is_believed(runtime: CriRuntime) -> None:
-    answer = pb.RuntimeConfigResponse(linux=pb.LinuxRuntimeConfiguration(cgroup_driver=pb.SYSTEMD))
-    async with serving(CriServer({"RuntimeConfig": lambda _: answer}), runtime.socket):
-        assert await runtime.cgroup_driver() == "systemd"
+async def test_with_systemd_a_path_of_cgroups_becomes_a_slice(runtime: CriRuntime, tmp_path: Path) -> None:
+    asked: list[pb.RunPodSandboxRequest] = []
+
+    def run(request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
+        asked.append(request)
+        return pb.RunPodSandboxResponse(pod_sandbox_id="x")
+
+    driver = pb.RuntimeConfigResponse(linux=pb.LinuxRuntimeConfiguration(cgroup_driver=pb.SYSTEMD))
+    async with serving(CriServer({"RuntimeConfig": lambda _: driver, "RunPodSandbox": run}), runtime.socket):
+        await runtime.run_sandbox(SandboxConfig("ns", "name", "uid", cgroup_parent="/kubepods/burstable/pod1-2"))
+
+    assert asked[0].config.linux.cgroup_parent == "kubepods-burstable-pod1_2.slice"
 
 
 async def test_events_are_used_where_the_runtime_has_them(runtime: CriRuntime) -> None:
