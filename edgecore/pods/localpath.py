@@ -75,19 +75,24 @@ class LocalPaths:
             raise ValueError(f'path "{path}" of persistentvolume "{name}" is no directory on this node')
         return found
 
-    def reclaim(self, facts: NodeFacts) -> list[str]:
-        """Delete what belongs to released volumes with policy Delete; returns the names of those that are clean now.
+    def doomed(self, facts: NodeFacts) -> list[tuple[str, str, Path]]:
+        """Return name, uid and directory of the volumes with policy Delete that the API is deleting.
 
-        A volume that merely left this node's store keeps its directory: only one that the API is deleting loses it.
+        A volume that merely left this node's store keeps its directory; so does one that a pod here still mounts.
         """
         out = []
+        in_use = self._in_use()
         for volume in self._objects.list("persistentvolumes", None):
             spec, metadata = volume.get("spec") or {}, volume["metadata"]
             doomed = metadata.get("deletionTimestamp") and spec.get("persistentVolumeReclaimPolicy") == "Delete"
-            own = self._own(volume)
-            if doomed and own is not None and spec.get("nodeAffinity") and fits(spec["nodeAffinity"], facts):
-                self.delete(own)
-                out.append(metadata["name"])
+            if not doomed or metadata["name"] in in_use:
+                continue
+            try:
+                own = self._own(volume)
+            except ValueError:  # said to whoever wants to mount it; nothing of it is here
+                continue
+            if own is not None and spec.get("nodeAffinity") and fits(spec["nodeAffinity"], facts):
+                out.append((metadata["name"], metadata.get("uid", ""), own))
         return out
 
     def delete(self, directory: Path) -> None:
@@ -99,6 +104,18 @@ class LocalPaths:
             directory.rename(trash)  # from here on nobody finds half of it
         if trash.exists():
             shutil.rmtree(trash)
+
+    def _in_use(self) -> set[str]:
+        out = set()
+        for pod in self._objects.list("pods", None):
+            metadata = pod["metadata"]
+            for volume in (pod.get("spec") or {}).get("volumes") or ():
+                claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+                name = f"{metadata['name']}-{volume.get('name')}" if "ephemeral" in volume else claim
+                found = name and self._objects.get("persistentvolumeclaims", metadata.get("namespace", ""), name)
+                if found:
+                    out.add(str((found.get("spec") or {}).get("volumeName")))
+        return out
 
     def _own(self, volume: Json) -> Path | None:
         annotation = (volume["metadata"].get("annotations") or {}).get(ANNOTATION)

@@ -33,6 +33,7 @@ FILE, HASH = "file", "kubernetes.io/config.hash"
 MANIFEST = "edge.skerry.io/manifest"  # annotation, at the node only: file and digest that the pod was read from
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 200  # more pods than a node may run
+MAX_MIRROR_BYTES = 250 << 10  # the cloud takes no more; the pod runs all the same
 LOOK_EVERY_S = 2.0
 GONE, MIRRORED = "pod-gone", "pod-mirror"  # kinds of messages
 
@@ -95,6 +96,8 @@ class StaticPods:
                 log.warning("static pods wait", reason=error)
             except OSError as error:
                 log.warning("static pods wait", reason=error.strerror, folder=self._folder)
+            except Exception:  # what is wrong with one file must not end the daemon
+                log.exception("static pods failed")
             await self._clock.sleep(LOOK_EVERY_S)
 
     async def turn(self) -> None:
@@ -214,11 +217,14 @@ class StaticPods:
     def _tell(self, tx: Tx, key: str, what: str, wanted: Mapping[tuple[str, str], Json]) -> None:
         namespace, name = _of_key(key)
         if what.startswith("+"):
-            body: Json = {"pod": mirror_of(wanted[namespace, name])}
-            self._outbox.put_message(tx, MIRRORED, canonical.encode(body))
+            body = canonical.encode({"pod": mirror_of(wanted[namespace, name])})
+            if len(body) <= MAX_MIRROR_BYTES:
+                self._outbox.put_message(tx, MIRRORED, body)
+            else:
+                log.warning("static pod has no mirror: it is too large", pod=f"{namespace}/{name}", bytes=len(body))
         else:
-            body = {"namespace": namespace, "name": name, "uid": what[1:]}
-            self._outbox.put_message(tx, GONE, canonical.encode(body))
+            gone = canonical.encode({"namespace": namespace, "name": name, "uid": what[1:]})
+            self._outbox.put_message(tx, GONE, gone)
 
 
 def adopted(pod: Json, node: str, digest: str, manifest: str) -> Json:

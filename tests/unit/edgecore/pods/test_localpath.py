@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from edgecore.pods.localpath import ANNOTATION, LocalPaths, fits
+from edgecore.pods.reclaim import Reclaimer
 from tests.kit.pod_objects import FACTS, UID, HeldObjects, pod
 
 Json = dict[str, Any]
@@ -16,6 +17,8 @@ class Room:
     def __init__(self, path: Path) -> None:
         self.path, self.objects = path, HeldObjects()
         self.local = LocalPaths(path, self.objects)
+        self.sent: list[tuple[str, bytes]] = []
+        self.reclaimer = Reclaimer(self.local, lambda: FACTS, self, self)
 
     def volume(self, name: str = "pv-1", **fields: Any) -> Json:
         metadata = fields.pop("metadata", {"annotations": {ANNOTATION: name}})
@@ -24,6 +27,21 @@ class Room:
 
     def claim(self, **fields: Any) -> Json:
         return self.objects.put("persistentvolumeclaims", "data", spec={"volumeName": "pv-1"}, **fields)
+
+    async def tx(self, work: Any) -> None:
+        work(None)
+
+    def put_state(self, tx: Any, key: str, body: bytes, *, priority: int) -> None:
+        raise AssertionError(key)
+
+    def put_message(self, tx: Any, kind: str, body: bytes) -> None:
+        self.sent.append((kind, body))
+
+    async def reclaimed(self) -> list[tuple[str, bytes]]:
+        """What the cloud is told after one more turn."""
+        self.sent = []
+        await self.reclaimer.turn()
+        return self.sent
 
     def claimed(self, *, owned: bool = False) -> Any:
         return self.local.claimed(pod(), "data", FACTS, owned=owned)
@@ -107,25 +125,41 @@ def test_an_ephemeral_claim_belongs_to_its_pod(room: Room) -> None:
     assert room.claimed(owned=True).path.is_dir()
 
 
-def test_data_goes_only_with_a_volume_that_the_api_deletes(room: Room) -> None:
+GONE = {"annotations": {ANNOTATION: "pv-1"}, "deletionTimestamp": "x", "uid": "u-1"}
+
+
+async def test_data_goes_only_with_a_volume_that_the_api_deletes(room: Room) -> None:
     room.volume()
     room.claim()
     path = room.claimed().path
     (path / "d").mkdir()
     room.objects.held.clear()
-    assert room.local.reclaim(FACTS) == []
-    room.volume(
-        persistentVolumeReclaimPolicy="Retain", metadata={"annotations": {ANNOTATION: "pv-1"}, "deletionTimestamp": "x"}
-    )
-    assert room.local.reclaim(FACTS) == []
+    assert await room.reclaimed() == []
+    room.volume(persistentVolumeReclaimPolicy="Retain", metadata=GONE)
+    assert await room.reclaimed() == []
     room.volume()
-    assert room.local.reclaim(FACTS) == []
+    assert await room.reclaimed() == []
     assert path.is_dir()
 
-    room.volume(metadata={"annotations": {ANNOTATION: "pv-1"}, "deletionTimestamp": "x"})
-    assert room.local.reclaim(FACTS) == ["pv-1"]
-    assert room.local.reclaim(FACTS) == ["pv-1"]
+    room.volume(metadata=GONE)
+    assert await room.reclaimed() == [("volume-gone", b'{"name":"pv-1","uid":"u-1"}')]
+    assert await room.reclaimed() == []
     assert list((room.path / "local-path").iterdir()) == []
+
+
+async def test_data_stays_while_a_pod_mounts_it(room: Room) -> None:
+    room.volume(metadata=GONE)
+    room.claim()
+    path = room.claimed().path
+    mounted = [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]
+    room.objects.put("pods", "web", spec={"volumes": mounted})
+    assert await room.reclaimed() == []
+    assert path.is_dir()
+
+    del room.objects.held["pods", "default", "web"]
+
+    assert len(await room.reclaimed()) == 1
+    assert not path.exists()
 
 
 def test_a_deletion_that_was_interrupted_is_finished(room: Room) -> None:

@@ -191,3 +191,10 @@ def test_a_uid_lasts_as_long_as_the_content() -> None:
 
     assert len(uids) == 3
     assert mirror_of(adopted(pod, "gw-1", "a", "x@1"))["metadata"]["name"] == "web-gw-1"
+
+
+async def test_a_pod_too_large_for_a_mirror_runs_all_the_same(room: Room) -> None:
+    large = GOOD + "    args: [" + ", ".join(["x" * 1000] * 260) + "]\n"
+
+    assert len(await room.turn(web=large)) == 1
+    assert room.outbox.take() == []
