@@ -112,7 +112,7 @@ class Builder:
         await self.volumes.prepare(pod)
 
     async def ensure_image(self, pod: Json, container: Json) -> Image:
-        """Return the container's image, pulled where its policy says so. Raises Unready."""
+        """Return the container's image, pulled where its policy says so. Raises Unready, RuntimeAway."""
         return await self.images.ensure(pod, container)
 
     def container(

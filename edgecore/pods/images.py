@@ -21,6 +21,11 @@ FORGET_AFTER = 2.0  # of the longest delay: then a failure is history
 PATIENCE_S = 3.0  # for an answer about an image that is here, while the network seems down
 SILENT_S = 60.0  # how long a registry that did not answer is not asked again about images that are here
 ANSWERED = ("not found", "unauthorized", "denied", "forbidden", "manifest unknown")
+NETWORK = (
+    "dial tcp", "no such host", "timeout", "timed out", "deadline exceeded", "connection re", "unreachable", "no answer", "eof",
+    "temporary failure", "server misbehaving", "no route",
+)  # fmt: skip
+FULL = "no space left"
 PARALLEL = 2  # pulls at once: more only share the same uplink
 
 
@@ -47,7 +52,7 @@ class _Failed:
 
 
 class Images:
-    """Makes sure that images are here. Errors are Unready with kubelet's reasons."""
+    """Makes sure that images are here. Errors are Unready with kubelet's reasons; RuntimeAway goes through."""
 
     def __init__(
         self,
@@ -67,7 +72,7 @@ class Images:
         self._flights: dict[tuple[str, tuple[Auth, ...]], asyncio.Future[str]] = {}
 
     async def ensure(self, pod: Json, container: Json) -> Image:
-        """Return the container's image, pulled if its policy says so. Raises Unready."""
+        """Return the container's image, pulled if its policy says so. Raises Unready, RuntimeAway."""
         text = str(container.get("image") or "")
         try:
             reference = parse(text)
@@ -105,10 +110,6 @@ class Images:
                 found = None
             except RuntimeRefused as error:
                 raise Unready("ImageInspectError", f'Failed to inspect image "{text}": {error}') from error
-            except RuntimeAway as error:
-                raise Unready(
-                    "ImageInspectError", f"the container runtime does not answer: {error}", retry_after_s=1.0
-                ) from error
             if found is not None:
                 return found
         return None
@@ -125,7 +126,7 @@ class Images:
         try:
             async with asyncio.timeout(PATIENCE_S if here is not None and not self._online() else None):
                 image_id = await self._shared(reference, tuple(auths))
-        except (RuntimeRefused, RuntimeAway, TimeoutError) as error:
+        except (RuntimeRefused, TimeoutError) as error:
             why = str(error) or "no answer"
             if here is not None and not answered(why):
                 self._silent[reference.registry] = self._clock.now_s() + SILENT_S
@@ -196,11 +197,7 @@ class Images:
         failed, now_s = self._failed.get(key), self._clock.now_s()
         delay_s = FIRST_S if failed is None else min(failed.delay_s * 2, LONGEST_S)
         text = container["image"]
-        if not answered(why):
-            why = (
-                f'image "{text}" is not on this node and registry {reference.registry} does not answer ({why}):'
-                " bring it as a file with `edgecore images import FILE`"
-            )
+        why = explained(why, text, reference.registry)
         self._failed[key] = _Failed(delay_s, now_s + delay_s, f"ErrImagePull: {why}")
         self._say(pod, "Warning", "Failed", f'Failed to pull image "{text}": {why}', container=container["name"])
         return Unready("ErrImagePull", why, retry_after_s=delay_s)
@@ -218,3 +215,16 @@ def answered(why: str) -> bool:
     """Whether a registry said this, rather than nobody."""
     low = why.lower()
     return any(word in low for word in ANSWERED) and "no such host" not in low
+
+
+def explained(why: str, image: str, registry: str) -> str:
+    """Return the sentence for people, with what to do where something can be done on this node."""
+    low = why.lower()
+    if FULL in low:
+        return f'image "{image}" does not fit on the disk ({why}): free some, for example with `edgecore images prune --all`'
+    if any(word in low for word in NETWORK) and not answered(why):
+        return (
+            f'image "{image}" is not on this node and registry {registry} does not answer ({why}):'
+            " bring it as a file with `edgecore images import FILE`"
+        )
+    return why

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edgecore.pods.images import Images
+from edgecore.pods.images import Images, explained
 from edgecore.pods.runtime import Auth, Image, RuntimeAway, RuntimeRefused
 from edgecore.pods.unready import Unready
 from tests.kit.clock import ManualClock
@@ -179,16 +179,19 @@ async def test_many_pods_share_one_pull_and_its_failure() -> None:
     assert len(room.store.pulls) == 1
 
 
-async def test_a_runtime_that_is_away_is_said_and_asked_again_soon() -> None:
-    room = Room()
+async def test_a_runtime_that_goes_away_is_no_failure_of_the_image() -> None:
+    room = Room(here=True)
 
-    async def away(reference: str) -> Image | None:
+    async def away(reference: str, auth: Auth | None = None) -> str:
         raise RuntimeAway("no answer")
 
-    room.store.image = away  # type: ignore[method-assign]
+    pull, room.store.pull = room.store.pull, away  # type: ignore[method-assign]
+    with pytest.raises(RuntimeAway):
+        await room.ensure("Always")
+    room.store.pull = pull  # type: ignore[method-assign]
 
-    error = await room.refused()
-    assert (error.reason, error.retry_after_s) == ("ImageInspectError", 1.0)
+    assert await room.ensure("Always") == IMAGE
+    assert len(room.store.pulls) == 1
 
 
 async def test_a_pod_that_is_gone_leaves_no_back_off() -> None:
@@ -198,3 +201,17 @@ async def test_a_pod_that_is_gone_leaves_no_back_off() -> None:
     room.images.forget("0b8f7a4e-1111-4222-8333-944455556666")
 
     assert (await room.refused()).reason == "ErrImagePull"
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ("dial tcp: lookup r.io: no such host", "does not answer (dial tcp: lookup r.io: no such host)"),
+        ('Head "https://r.io/v2": context deadline exceeded', "edgecore images import FILE"),
+        ("failed to extract layer: write /x: no space left on device", "edgecore images prune --all"),
+        ("pull access denied", "pull access denied"),
+        ("mismatched media type", "mismatched media type"),
+    ],
+)
+def test_what_went_wrong_is_told_with_what_to_do(why: str, words: str) -> None:
+    assert words in explained(why, "app", "r.io")
