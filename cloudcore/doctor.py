@@ -56,6 +56,7 @@ async def examine(patient: Patient) -> list[Check]:
         reach.check_api,
         reach.check_definitions,
         reach.check_broker,
+        reach.check_calls,
     ]
     found = [verdict for check in local for verdict in check(patient)]
     for check in remote:
@@ -183,8 +184,13 @@ def check_links(patient: Patient) -> list[Check]:
     out = [
         Check(f"watch {kind}", "Error", found["last_error"] or "not listed yet", f"cloudcore status {patient.flag}")
         for kind, found in live["informers"].items()
-        if not found["synced"] or (found["last_error"] and not found["connected"])
+        if not found["left_out"] and (not found["synced"] or (found["last_error"] and not found["connected"]))
     ]
+    forbidden = [kind for kind, found in live["informers"].items() if found["left_out"] and not found["synced"]]
+    if forbidden:
+        text = f"we may not read {', '.join(forbidden)}: what pods need of them does not reach nodes"
+        look = "kubectl auth can-i --list  # compare with the ClusterRole in docs/cloudcore.md"
+        out.append(Check("left out", "Warning", text, look))
     waiting = sum(live["waiting"].values())
     if waiting > WAITING_WARNING:
         text = f"{waiting} writes wait for the API server"

@@ -17,6 +17,7 @@ from proto.kit.httpclient import HttpLimits, HttpUntrusted
 from proto.link.broker import Refused
 
 TIMEOUT_S = 6.0
+MAX_ASKED = 3  # nodes: what is wrong for one is mostly wrong for all
 QUICK = HttpLimits(connect_timeout_s=TIMEOUT_S, request_timeout_s=TIMEOUT_S)
 
 
@@ -135,6 +136,32 @@ async def check_broker(patient: Patient) -> list[Check]:
     except SkerryError as error:
         return [Check(name, "Error", f"{url}: {error}", f"openssl s_client -connect {_host_port(url, ':')}")]
     return [Check(name, "OK", f"{url} lets cloudcore in")]
+
+
+async def check_calls(patient: Patient) -> list[Check]:
+    """Ask connected nodes by the way that kubectl logs and exec take: API server, kubelet API, link."""
+    settings, name = _settings(patient), "logs and exec"
+    nodes = (patient.live or {}).get("nodes", {})
+    asked = [node for node, found in nodes.items() if found["connected"]][:MAX_ASKED]
+    if not asked:
+        return []
+    try:
+        client = KubeClient(access_of(settings, patient.data_dir), limits=QUICK)
+    except UsageError:
+        return []  # the check of the API server says why
+    try:
+        for node in asked:
+            try:
+                await client.raw("GET", f"/api/v1/nodes/{node}/proxy/nodes/{node}/ping")
+            except Forbidden:
+                text = "not tested: this user may not ask nodes/proxy"
+                return [Check(name, "OK", text)]
+            except SkerryError as error:
+                look = f"kubectl get node {node} -o jsonpath={{.status.addresses}}  # the API server dials kubelet.advertise"
+                return [Check(name, "Error", f"the API server does not reach {node}: {error}", look)]
+    finally:
+        await client.close()
+    return [Check(name, "OK", f"the API server reaches {', '.join(asked)}")]
 
 
 def _host_port(url: str, between: str = " ") -> str:

@@ -249,7 +249,8 @@ def check_link(patient: Patient) -> list[Check]:
     if patient.live is None:
         return []
     if link.get("connected"):
-        return [Check("cloud link", "OK", f"connected since {link.get('since')}, epoch {link.get('epoch')}")]
+        since = Check("cloud link", "OK", f"connected since {link.get('since')}, epoch {link.get('epoch')}")
+        return [since, *_streams(str(link.get("streams") or ""))]
     return [
         Check(
             "cloud link",
@@ -258,6 +259,13 @@ def check_link(patient: Patient) -> list[Check]:
             f"edgecore status {patient.flag}",
         )
     ]
+
+
+def _streams(trouble: str) -> list[Check]:
+    if not trouble:
+        return [Check("logs and exec", "OK", "the cloud can open streams here")]
+    look = "write the broker's rights anew: python -m cloudcore.broker_files DATA_DIR OUT   (on the cloud)"
+    return [Check("logs and exec", "Warning", f"kubectl logs and exec will fail: {trouble}", look)]
 
 
 def check_backlog(patient: Patient) -> list[Check]:

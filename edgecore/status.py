@@ -86,6 +86,7 @@ def link_document(status: LinkStatus, broker: str, clock: Clock) -> dict[str, An
         "fenced": status.fenced,
         "last_error": status.last_error,
         "broker": broker,
+        "streams": status.streams,
     }
 
 

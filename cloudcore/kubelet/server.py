@@ -1,9 +1,10 @@
 """The kubelet API over HTTPS. For what is about a pod, the pod's node; else the node that the path or the host names.
 
 /containerLogs/NS/POD/CONTAINER   /exec, /attach/NS/POD[/UID]/CONTAINER   /portForward/NS/POD[/UID]
-/stats/summary   /metrics/resource   /pods   /runningpods/   /healthz      all of them also below /nodes/NODE
+/stats/summary   /metrics/resource   /pods   /runningpods/   /healthz   /ping      all of them also below /nodes/NODE
 """
 
+import asyncio
 import ssl
 from functools import partial
 from typing import Any, cast
@@ -17,7 +18,7 @@ from kubeapi.http import Answer, HttpServer, Limits, Request, Response
 from kubeapi.streaming.front import Streamed, serve_call
 from proto.calls import Call, CallRefused
 from proto.kit import canonical
-from proto.kit.channels import STDOUT, ChannelsClosed
+from proto.kit.channels import STDIN, STDOUT, ChannelsClosed
 from proto.kit.clock import Clock
 from proto.kit.errors import Retryable, SkerryError
 from proto.kit.metrics import Metrics
@@ -30,6 +31,7 @@ STREAMED: dict[str, Streamed] = {
     "portForward": "portforward",
 }
 MAX_FIGURES_BYTES = 16 << 20
+PING_S = 5.0
 TEXT = "text/plain; charset=utf-8"
 Json = dict[str, Any]
 
@@ -50,6 +52,7 @@ class KubeletApi:
         self._cluster = cluster
         self._streams = streams
         self._check = check
+        self._clock = clock
         self._http = HttpServer(
             self.handle,
             Limits(max_body_bytes=64 << 10),
@@ -74,6 +77,8 @@ class KubeletApi:
             return _text(error.status, str(error))
         except ChannelsClosed as error:
             return _text(502, str(error))
+        except TimeoutError:
+            return _text(504, f"the node did not answer within {PING_S:g} s")
         except Retryable as error:
             return _text(503, str(error))
         except SkerryError as error:
@@ -97,6 +102,8 @@ class KubeletApi:
             return await self._figures(self._edge(node), "stats", "application/json")
         if segments == ["metrics", "resource"]:
             return await self._figures(self._edge(node), "metrics", "text/plain; version=0.0.4; charset=utf-8")
+        if segments == ["ping"]:
+            return await self._ping(self._edge(node))
         if segments in (["pods"], ["runningpods"]):
             return self._pods(self._edge(node), running=path == "runningpods")
         raise CallRefused(404, "NotFound", "404 page not found")
@@ -160,6 +167,19 @@ class KubeletApi:
             f"node {name} is not an edge of this cloud" if name else "name the node: /nodes/NODE in front of the path"
         )
         raise CallRefused(404, "NotFound", text)
+
+    async def _ping(self, node: str) -> Response:
+        """Send a few bytes to the node and back: whether logs and exec can reach it."""
+        began_s = self._clock.now_s()
+        async with asyncio.timeout(PING_S):
+            channels = await self._streams.open(node, Call("ping"))
+            try:
+                await channels.write(STDIN, b"ping")
+                await channels.read()
+            finally:
+                await channels.close()
+        body = {"node": node, "milliseconds": round(1000 * (self._clock.now_s() - began_s), 1)}
+        return Response(200, body=canonical.encode(body))
 
     async def _figures(self, node: str, kind: str, content_type: str) -> Response:
         channels = await self._streams.open(node, Call(cast("Any", kind)))

@@ -47,6 +47,7 @@ class LinkStatus:
     pending_bytes: int
     fenced: bool  # this disk is a copy (or its name was taken over): it must join again
     last_error: str  # "" when the last attempt went well
+    streams: str = ""  # why the cloud can open no streams here; "" when it can
 
 
 class EdgeLink:
@@ -83,6 +84,7 @@ class EdgeLink:
         self._error = ""
         self._waking = False
         self._woken_s = float("-inf")
+        self._streams_refused = ""
         self._frames = metrics.counter("skerry_link_frames_total", "Frames of the link.", ["direction"])
         self._refused = metrics.counter("skerry_link_refused_total", "Frames dropped, by reason.", ["reason"])
         self.store = EdgeStore(
@@ -120,6 +122,7 @@ class EdgeLink:
             or self.outbox.closed
             or self._error
             or self.store.error,
+            streams=self._streams_refused if self.streams is not None else "nothing here serves them",
         )
 
     def reconnect(self) -> None:
@@ -182,7 +185,9 @@ class EdgeLink:
             return
         try:
             await connection.subscribe(topics.streams(self.node, "down"), 0)
+            self._streams_refused = ""
         except Refused as error:
+            self._streams_refused = f"the broker refuses streams: {error}"
             log.warning("no logs and exec from the cloud: the broker refuses streams", node=self.node, error=error)
 
     def _received(self, session: EdgeSession, message: Inbound) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.kit.gateway import gateway
 from tests.kit.images import BUSYBOX_REF
 from tests.kit.kubectl import Kubectl
-from tests.kit.platform import Edge, Platform
+from tests.kit.platform import Edge, Platform, command
 from tests.kit.ports import free_port
 from tests.kit.wait import eventually
 
@@ -71,7 +71,14 @@ async def test_kubectl_reaches_containers_behind_the_link(site: Site) -> None:
     await follows(site)
     await forwards(site)
     await figures(site)
+    await doctors(site)
     await refusals(site)
+
+
+async def doctors(site: Site) -> None:
+    cloud = await command("cloudcore", "doctor", "--data-dir", str(site.platform.cloud_dir))
+    assert f"the API server reaches {NODE}" in cloud
+    assert (await site.edge.status())["link"]["streams"] == ""
 
 
 async def copies_both_ways(site: Site) -> None:

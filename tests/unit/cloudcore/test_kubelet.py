@@ -135,6 +135,13 @@ async def test_a_node_is_named_by_the_host_or_by_the_path(world: World, tmp_path
     assert (answer.status, answer.body) == (404, b"name the node: /nodes/NODE in front of the path\n")
 
 
+async def test_a_ping_goes_to_the_node_and_back(world: World, tmp_path: Path) -> None:
+    answer = await world.get("/nodes/gw-1/ping", file=tmp_path / "admin.kubeconfig")
+    assert answer.status == 200
+    assert b'"node":"gw-1"' in answer.body
+    assert [call.kind for call in world.canned.calls] == ["ping"]
+
+
 async def test_the_pods_of_a_node_are_its_own(world: World, tmp_path: Path) -> None:
     answer = await world.get("/nodes/gw-1/pods", file=tmp_path / "admin.kubeconfig")
     assert b'"on-gw-1"' in answer.body

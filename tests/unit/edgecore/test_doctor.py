@@ -247,3 +247,11 @@ def test_a_renewal_endpoint_that_is_away_is_a_warning(joined: DataDir) -> None:
     checks = examine(patient_of(joined, "cloud.join=https://127.0.0.1:1"))
 
     assert verdict(checks, "renewal endpoint").level == "Warning"
+
+
+@pytest.mark.parametrize(("trouble", "level"), [("", "OK"), ("the broker refuses streams: no right", "Warning")])
+def test_whether_logs_and_exec_can_work_is_told(joined: DataDir, trouble: str, level: str) -> None:
+    live = {"link": {"connected": True, "since": "now", "epoch": 3, "streams": trouble}}
+    check = verdict(examine(patient_of(joined, live=live, running=Running(1, "", 1))), "logs and exec")
+    assert check.level == level
+    assert trouble in check.message
