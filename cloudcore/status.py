@@ -29,6 +29,7 @@ def of(app: "App") -> dict[str, Any]:
                 "objects": len(informer.objects),
                 "synced": informer.synced.is_set(),
                 "connected": informer.connected,
+                "left_out": informer.left_out,
                 "last_error": informer.last_error,
             }
             for informer in hub.cluster.informers
@@ -45,6 +46,7 @@ def of(app: "App") -> dict[str, Any]:
                 "since_s": round(now_s - info.since_s, 1),
                 "last_seen_s": round(now_s - info.last_seen_s, 1),
                 "devices": len(hub.scope.devices(node)),
+                "pods": len(hub.scope.pods(node)),
             }
             for node, info in sorted(links.items())
         },

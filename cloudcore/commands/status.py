@@ -31,16 +31,25 @@ def render(found: dict[str, Any]) -> str:
     lines += [f"  {name:<9} {where}" for name, where in found["addresses"].items()]
     lines += [f"  database  {found['database']}", ""]
     informers = [
-        (name, str(i["objects"]), "yes" if i["synced"] else "no", "yes" if i["connected"] else f"no: {i['last_error']}")
+        (name, str(i["objects"]), "yes" if i["synced"] else "no", _watching(i))
         for name, i in found["informers"].items()
     ]
     lines += [as_table(("RESOURCE", "OBJECTS", "LISTED", "WATCHING"), informers), ""]
-    nodes = [
-        (name, "connected" if n["connected"] else "away", f"{n['since_s']:g}s", str(n["epoch"]), str(n["devices"]))
-        for name, n in found["nodes"].items()
-    ]
-    lines.append(as_table(("NODE", "LINK", "FOR", "EPOCH", "DEVICES"), nodes) if nodes else "no node has connected yet")
+    nodes = [(name, *_node(n)) for name, n in found["nodes"].items()]
+    head = ("NODE", "LINK", "FOR", "EPOCH", "DEVICES", "PODS")
+    lines.append(as_table(head, nodes) if nodes else "no node has connected yet")
     waiting = {what: count for what, count in found["waiting"].items() if count}
     if waiting:
         lines += ["", "waiting: " + ", ".join(f"{count} {what}" for what, count in waiting.items())]
     return "\n".join(lines)
+
+
+def _watching(informer: dict[str, Any]) -> str:
+    if informer["connected"]:
+        return "yes"
+    return f"{'left out' if informer['left_out'] else 'no'}: {informer['last_error']}"
+
+
+def _node(node: dict[str, Any]) -> tuple[str, ...]:
+    link = "connected" if node["connected"] else "away"
+    return link, f"{node['since_s']:g}s", str(node["epoch"]), str(node["devices"]), str(node["pods"])

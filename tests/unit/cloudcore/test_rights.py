@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cloudcore import crds
+from cloudcore.doctor import Patient, check_links
 from cloudcore.kube import config
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.errors import NotFound
@@ -127,3 +128,20 @@ async def test_a_cloud_that_may_not_read_pods_serves_devices_and_says_so_once(
         assert cloud.cluster.pods.left_out
         said = [record for record in caplog.records if "left out" in record.getMessage()]
         assert len([record for record in said if "resource=pods " in record.getMessage() + " "]) == 1
+
+
+def informer(**more: Any) -> dict[str, Any]:
+    return {"objects": 0, "synced": True, "connected": True, "left_out": False, "last_error": "", **more}
+
+
+def test_the_doctor_warns_of_what_may_not_be_read_and_is_quiet_about_what_is_not_served(tmp_path: Path) -> None:
+    forbidden = informer(synced=False, connected=False, left_out=True, last_error="secrets is forbidden")
+    absent = informer(connected=False, left_out=True, last_error="not found")
+    live = {"informers": {"secrets": forbidden, "jobs": absent, "pods": informer()}, "waiting": {}, "nodes": {}}
+    patient = Patient(tmp_path, None, "", running=True, live=live, now=SystemClock().wall())
+
+    found = check_links(patient)
+
+    assert [(check.level, "secrets" in check.message, "jobs" in check.message) for check in found] == [
+        ("Warning", True, False)
+    ]
