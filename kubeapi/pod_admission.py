@@ -38,7 +38,7 @@ class PodAdmission:
         spec = dict(pod["spec"])
         self._priority(attempt, spec)
         if MIRROR not in (pod["metadata"].get("annotations") or {}):
-            self._account(attempt, spec)
+            self.account(attempt, spec)
             self._runtime(attempt, spec)
             self._limits(attempt, spec)
             _tolerate_lost_nodes(spec)
@@ -70,7 +70,8 @@ class PodAdmission:
         defaults = [i.object for i in self._store.peek_all(PRIORITY_CLASS) if i.object.get("globalDefault")]
         return min(defaults, key=lambda o: o.get("value") or 0, default=None)
 
-    def _account(self, attempt: Attempt, spec: Json) -> None:
+    def account(self, attempt: Attempt, spec: Json) -> None:
+        """Give ``spec`` the token of its service account, and that account's pull secrets. Raises 403."""
         name = spec["serviceAccountName"]
         account = self._get(SERVICE_ACCOUNT, attempt.namespace, name)
         if account is None:

@@ -5,8 +5,11 @@ from typing import Any
 
 from kubeapi.admission import Attempt
 from kubeapi.errors import forbidden
-from kubeapi.kinds import RBAC_GROUP
+from kubeapi.kinds import POD, RBAC_GROUP, SERVICE_ACCOUNT
+from kubeapi.pod_admission import PodAdmission
+from kubeapi.store import Store
 from proto import labels, templates
+from proto.kit.backoff import Rng
 
 Json = dict[str, Any]
 # who may do what, which kinds there are, who is trusted
@@ -14,8 +17,9 @@ CLOUD_ONLY = frozenset({RBAC_GROUP, "apiextensions.k8s.io", "certificates.k8s.io
 ONE_WRITER = frozenset({"Pod", "Node", "DeviceStatus"})  # whose status edgecore itself writes
 
 
-def belongs_to(node: str) -> Callable[[Attempt], Json | None]:
+def belongs_to(node: str, store: Store, rng: Rng) -> Callable[[Attempt], Json | None]:
     """Return the hook for ``node``."""
+    accounts = PodAdmission(store, rng)
 
     def admit(attempt: Attempt) -> Json | None:
         if attempt.res.group in CLOUD_ONLY or attempt.res.kind in ("Node", "Namespace"):
@@ -26,7 +30,16 @@ def belongs_to(node: str) -> Callable[[Attempt], Json | None]:
             return None
         if attempt.old is not None and not _is_ours(attempt.old, node):
             return None
-        return pinned(attempt, _labelled(attempt.obj, node), node)
+        obj = pinned(attempt, _labelled(attempt.obj, node), node)
+        if attempt.res != POD or attempt.old is not None:
+            return obj
+        # As the cloud would complete it: what it added to a running pod would restart its containers.
+        spec = dict(obj["spec"])
+        if store.peek(SERVICE_ACCOUNT, attempt.namespace, spec["serviceAccountName"]) is not None:
+            accounts.account(attempt, spec)
+        else:
+            spec.setdefault("automountServiceAccountToken", False)
+        return {**obj, "spec": spec}
 
     return admit
 

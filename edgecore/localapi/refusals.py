@@ -4,21 +4,19 @@ The cloud makes the WriteConflict, and the state lane brings it; the node makes 
 whatever becomes of the connection. Deleting it drops the write for good.
 """
 
-from typing import Any
-
 from edgecore.kinds import WRITE_CONFLICT
+from edgecore.localapi import events
 from kubeapi.kinds import EVENT
 from kubeapi.options import DeleteOptions
 from kubeapi.recording import Change
 from kubeapi.store import Store
-from proto import conflicts, labels
+from proto import conflicts
 from proto.kit.clock import Clock, rfc3339
 from proto.kit.database import Tx
 from proto.names import parse_key
 from proto.writes import Write, WriteResult
 
 KEPT = 1_000  # refused writes that wait for a person; the oldest go first, and stay in the cloud
-COMPONENT = "edgecore"
 
 
 class Refusals:
@@ -59,25 +57,10 @@ class Refusals:
         involved = {"apiVersion": write.api_version, "kind": write.kind, "name": key.name, "uid": write.uid}
         if key.namespace:
             involved["namespace"] = key.namespace
-        event: dict[str, Any] = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {
-                "name": f"{key.name[:200]}.write-{write.seq:x}",
-                "namespace": key.namespace or "default",
-                "uid": f"{self._node}-write-{write.seq}",
-                "creationTimestamp": now,
-                "labels": {labels.NODE: self._node},
-            },
-            "involvedObject": involved,
+        said = {
             "type": "Warning",
             "reason": conflicts.REASONS[result.outcome],
             "message": conflicts.sentence(write, result)[:1024],
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-            "source": {"component": COMPONENT, "host": self._node},
-            "reportingComponent": COMPONENT,
-            "reportingInstance": self._node,
         }
-        self._store.put(tx, EVENT, event)
+        name = f"{key.name[:200]}.write-{write.seq:x}"
+        self._store.put(tx, EVENT, events.make(self._node, involved, said, name=name, now=now))

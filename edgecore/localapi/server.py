@@ -74,7 +74,7 @@ class LocalApi:
             store,
             store.registry,
             clock,
-            admission=[belongs_to(node)],
+            admission=[belongs_to(node, store, rng)],
             rng=rng,
             need_namespaces=False,
             record=journal.record,

@@ -77,6 +77,7 @@ class Writer:
             "skerry_edge_pod_commits_failed_total", "Pod status transactions that did not commit."
         )
         self.trouble = ""  # why nothing can be written now
+        self.show_event: Callable[[Tx, bytes], None] = lambda _tx, _body: None  # to people at this node
         events.wake = self._signal.set
 
     def status(self, uid: str, namespace: str, name: str) -> Json:
@@ -192,6 +193,8 @@ class Writer:
                 self._drop(tx, uid, namespace, name)
             for kind, content in batch.messages:
                 self._outbox.put_message(tx, kind, content)
+                if kind == EVENT_KIND:
+                    self.show_event(tx, content)
 
         return write
 

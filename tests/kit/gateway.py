@@ -15,7 +15,7 @@ READY_S = 30.0
 
 @asynccontextmanager
 async def gateway(platform: Platform, folder: Path, name: str, *sets: str) -> AsyncIterator[Edge]:
-    """Run edgecore on a new host until the block ends; its Node is Ready. ``mqtt_port`` and ``api_port`` lead inside."""
+    """Run edgecore on a new host until the block ends; its Node is Ready. ``mqtt_port``, ``api_port`` and ``local_port`` lead inside."""
     host = Host(folder)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(host.close)
@@ -31,6 +31,7 @@ async def gateway(platform: Platform, folder: Path, name: str, *sets: str) -> As
         await daemon.start()
         edge.mqtt_port = await _door(host, edge.mqtt_port, stack)
         edge.api_port = await _door(host, edge.api_port, stack)
+        edge.local_port = await _door(host, edge.local_port, stack)
         await eventually(lambda: _is_ready(platform, name), READY_S)
         yield edge
 
