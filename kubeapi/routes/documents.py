@@ -12,7 +12,7 @@ from kubeapi.routes.negotiation import JSON, pretty, wanted
 from kubeapi.stored import encode
 from proto.kit.metrics import Metrics
 
-VERSION = "v1.31.9"  # the newest minor that kubectl drives with JSON bodies alone
+VERSION = "v1.33.1"  # of the schemas
 BUILT_AT = "2025-05-15T00:00:00Z"
 HEALTH = ("healthz", "livez", "readyz")
 YEAR_S = 365 * 86400

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from kubeapi import bodies
+from kubeapi import bodies, protobuf
 from kubeapi.errors import ApiError, bad_request, unsupported_media_type
 from kubeapi.http import Request, Response
 from kubeapi.stored import encode
@@ -66,6 +66,8 @@ def read_body(request: Request, *, optional: bool = False) -> Any:
         return bodies.decode_json(request.body)
     if kind == YAML:
         return bodies.decode_yaml(request.body)
+    if kind == PROTOBUF:
+        return bodies.copy(protobuf.decode(request.body))
     raise unreadable(kind)
 
 

@@ -84,14 +84,14 @@ async def test_lightkube_watches_from_a_list(light: AsyncClient) -> None:
     seen: list[tuple[str, str]] = []
 
     async def follow() -> None:
-        async for kind, item in light.watch(ConfigMap, namespace="default"):
+        async for kind, item in light.watch(ConfigMap, namespace="default", labels={"peer": "lightkube"}):
             seen.append((kind, item.metadata.name))
             if kind == "DELETED":
                 return
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         group.create_task(follow())
-        await light.create(ConfigMap(metadata=ObjectMeta(name="w")))
+        await light.create(ConfigMap(metadata=ObjectMeta(name="w", labels={"peer": "lightkube"})))
         await eventually(lambda: bool(seen))
         await light.patch(ConfigMap, "w", {"data": {"k": "2"}}, patch_type=PatchType.MERGE)
         await light.delete(ConfigMap, "w")
@@ -113,11 +113,13 @@ async def test_lightkube_uses_a_custom_resource_and_its_status(light: AsyncClien
 
 async def test_kubernetes_asyncio_creates_reads_changes_and_deletes(official: Any) -> None:
     core = ka.client.CoreV1Api(official)
-    body = ka.client.V1ConfigMap(metadata=ka.client.V1ObjectMeta(name="a"), data={"k": "1"})
+    labels = {"peer": "asyncio"}
+    body = ka.client.V1ConfigMap(metadata=ka.client.V1ObjectMeta(name="a", labels=labels), data={"k": "1"})
     await core.create_namespaced_config_map("default", body)
     changed = await core.patch_namespaced_config_map("a", "default", {"data": {"k": "2"}})
     assert changed.data == {"k": "2"}
-    assert [i.metadata.name for i in (await core.list_namespaced_config_map("default")).items] == ["a"]
+    listed = await core.list_namespaced_config_map("default", label_selector="peer=asyncio")
+    assert [i.metadata.name for i in listed.items] == ["a"]
     assert (await core.delete_namespaced_config_map("a", "default")).status == "Success"
     with pytest.raises(ka.client.ApiException) as refused:
         await core.read_namespaced_config_map("a", "default")
@@ -179,4 +181,4 @@ async def test_kubernetes_asyncio_discovers_and_uses_a_custom_resource(official:
     listed = await custom.list_namespaced_custom_object(*where)
     assert listed["kind"] == "WidgetList"
     version = await ka.client.VersionApi(official).get_code()
-    assert version.git_version.startswith("v1.31.")
+    assert version.git_version.startswith("v1.33.")

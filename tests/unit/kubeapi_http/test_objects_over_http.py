@@ -29,8 +29,8 @@ async def test_a_yaml_body_and_a_yaml_answer(face: Face) -> None:
     assert yaml.safe_load(made.body)["data"] == {"k": "v"}
 
 
-@pytest.mark.parametrize("kind", ["application/vnd.kubernetes.protobuf", "application/cbor"])
-async def test_a_binary_body_is_refused_in_one_clear_sentence(face: Face, kind: str) -> None:
+async def test_a_cbor_body_is_refused_in_one_clear_sentence(face: Face) -> None:
+    kind = "application/cbor"
     refused = await face.ask("POST", CMS, b"k8s\x00", content_type=kind)
     assert (refused.status, refused.reason) == (415, "UnsupportedMediaType")
     assert (
@@ -208,7 +208,7 @@ async def test_health_names_what_is_wrong(face: Face) -> None:
 async def test_version_has_all_nine_fields(face: Face) -> None:
     version = (await face.ask("GET", "/version/")).value
     assert len(version) == 9
-    assert (version["major"], version["minor"]) == ("1", "31")
+    assert (version["major"], version["minor"]) == ("1", "33")
     assert all(isinstance(v, str) and v for v in version.values())
 
 
