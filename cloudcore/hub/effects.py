@@ -102,8 +102,7 @@ class Effects:
             try:
                 await self._one(node, row)
             except Terminal as error:
-                self._dropped.inc(row.kind)
-                log.warning("message dropped", node=node, kind=row.kind, reason=error)
+                self._refuse(node, row, str(error))
             except Retryable:
                 raise
             except Exception:  # one strange message must not end the cloud
@@ -111,6 +110,15 @@ class Effects:
                 log.exception("message dropped", node=node, kind=row.kind)
             await self._history.effects_done([number])
         return bool(rows)
+
+    def _refuse(self, node: str, row: MessageRow, reason: str) -> None:
+        """Give a message up; people hear of it at the Node, unless it was only an event itself."""
+        self._dropped.inc(row.kind)
+        log.warning("message dropped", node=node, kind=row.kind, reason=reason)
+        if row.kind != "event":
+            involved = {"apiVersion": NODE.api_version, "kind": NODE.kind, "name": node, "uid": node}
+            text = f"{row.kind} was not carried out: {reason}"[:MAX_TEXT]
+            self.tell("Warning", involved, "MessageRefused", text, name=f"{node}.refused-{row.seq:x}")
 
     async def _one(self, node: str, row: MessageRow) -> None:
         try:

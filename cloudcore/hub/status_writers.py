@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cloudcore.hub.scope_pods import FINISHED, is_finished, pod_node
+from cloudcore.hub.scope_pods import is_finished, pod_node
 from cloudcore.kube.client import JSON_PATCH, STRATEGIC_PATCH
 from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.errors import ApiRefused, Conflict, NotFound
@@ -152,9 +152,9 @@ class PodStatuses:
             return WRONG_UID
         if pod_node(pod) != node:
             return NOT_THIS_NODE
-        if is_finished(pod) and body.status.get("phase") not in FINISHED:
-            return FINISHED_BEFORE
         current = pod.get("status") or {}
+        if is_finished(pod) and body.status.get("phase") != current["phase"]:
+            return FINISHED_BEFORE
         if first and merged(current, body.status) == current:
             return ""
         patch = {"metadata": {"uid": body.uid}, "status": patch_of(current, body.status)}

@@ -32,14 +32,14 @@ class Reporter:
     def recall(self, entry: Entry, pod: Json) -> None:
         """Take up a pod that an earlier process worked on: admitted pods stay admitted, ended ones stay ended."""
         status, memory = pod.get("status") or {}, entry.memory
+        if status.get("phase") in {SUCCEEDED, FAILED}:
+            memory.ended = Ended(status.get("reason", ""), status.get("message", ""))
         if not status.get("startTime"):
             return
         memory.admitted, memory.start_time = True, status["startTime"]
         record = self._writer.records.get(entry.uid)
         now_s = self._clock.now_s()
         memory.active_since_s = now_s - (record.elapsed(self._boot, now_s) if record is not None else 0.0)
-        if status.get("phase") in {SUCCEEDED, FAILED}:
-            memory.ended = Ended(status.get("reason", ""), status.get("message", ""))
 
     def begin(self, entry: Entry) -> None:
         """The pod's time on this node begins."""

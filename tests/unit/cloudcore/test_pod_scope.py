@@ -285,3 +285,27 @@ async def test_what_others_made_of_a_status_meanwhile_is_asked_for_again(cloud: 
 
     conditions = {c["type"]: c["status"] for c in (await shown(cloud))["conditions"]}
     assert conditions["Ready"] == "True"
+
+
+async def test_people_hear_at_the_node_of_a_mirror_that_was_not_made(cloud: Cloud) -> None:
+    stolen = {**pod(imagePullSecrets=[{"name": "pull"}])}
+    stolen["metadata"] = {"name": "web", "namespace": "default", "annotations": {"kubernetes.io/config.mirror": "h"}}
+
+    await tell(cloud, 1, "pod-mirror", pod=stolen)
+
+    await eventually(lambda: _raised(cloud, "MessageRefused"))
+    told = [event for event in await events(cloud) if event["reason"] == "MessageRefused"]
+    assert told[0]["involvedObject"]["name"] == "gw-1"
+    assert "pull" in told[0]["message"]
+
+
+async def test_how_a_pod_finished_is_not_changed_afterwards(cloud: Cloud) -> None:
+    uid = (await run_pod(cloud))["metadata"]["uid"]
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 1, phase="Failed")])
+    await eventually(lambda: _phase(cloud) == "Failed")
+
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 2, phase="Succeeded")])
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 3, phase="Failed", message="out of memory")])
+
+    assert (await shown(cloud))["phase"] == "Failed"
+    assert (await shown(cloud))["message"] == "out of memory"
