@@ -176,7 +176,13 @@ async def one_run(platform: Platform, edge: Edge, meter: Meter, args: argparse.N
         "exec_echo_p95_ms": round(1000 * quantile(load.echoes_s, 0.95), 1),
         "broken": load.broken,
         "cpu": shares,
+        "rss_mb": _rss_mb(platform, edge),
     }
+
+
+def _rss_mb(platform: Platform, edge: Edge) -> dict[str, float]:
+    sizes = {"cloudcore": platform.cloud.rss_bytes(), "edgecore": edge.process.rss_bytes()}
+    return {name: round(size / 1e6, 1) for name, size in sizes.items()}
 
 
 async def copy(platform: Platform, folder: Path, mib: int) -> dict[str, Any]:
@@ -216,14 +222,14 @@ async def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
                 runs.append(await one_run(platform, edge, meter, args, first))
                 first += runs[-1]["samples"]
             copied = await copy(platform, folder, args.copy) if args.copy else {}
-            rss = {"cloudcore": platform.cloud.rss_bytes(), "edgecore": edge.process.rss_bytes()}
+            rss = _rss_mb(platform, edge)
     return {
         "ratio": statistics.median(run["ratio"] for run in runs),
         "logs_mib_per_s": statistics.median(run["logs_mib_per_s"] for run in runs),
         "broken": sum(run["broken"] for run in runs),
         "runs": runs,
         "copy": copied,
-        "rss_mb": {name: round(size / 1e6, 1) for name, size in rss.items()},
+        "rss_mb": rss,
     }
 
 

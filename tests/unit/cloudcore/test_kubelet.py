@@ -14,7 +14,7 @@ from cloudcore.kube.resources import NODE, POD, Kind
 from cloudcore.kubelet.access import Callers
 from cloudcore.kubelet.address import KubeletAddress, address_of
 from cloudcore.kubelet.server import KubeletApi
-from kubeapi.kubelet import Endpoint, KubeletAccess, ask
+from kubeapi.kubelet import Endpoint, KubeletAccess, KubeletAway, ask
 from proto.calls import Call, CallRefused
 from proto.kit import tls
 from proto.kit.channels import STDOUT, Channels, local_pair
@@ -22,6 +22,7 @@ from proto.kit.clock import SystemClock
 from proto.kit.httpclient import HttpClient, Response
 from proto.kit.metrics import Metrics
 from proto.link.memory import MemoryBroker
+from proto.link.streams import CloudStreams
 from tests.kit import cloud as kit
 from tests.kit import link
 from tests.kit.wait import eventually
@@ -55,6 +56,7 @@ class World:
     port: int
     authority: Authority
     revoked: set[str]
+    streams: CloudStreams
 
     async def by_name(self, host: str, path: str, file: Path) -> tuple[int, bytes]:
         """Ask as the embedded API does: the node's name goes into Host, the connection to this machine."""
@@ -99,7 +101,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         await fill(cloud)
         async with link.running(edge, far):
             await eventually(lambda: "gw-1" in far.link.sessions() and far.link.sessions()["gw-1"].connected)
-            yield World(cloud, canned, port, authority, revoked)
+            yield World(cloud, canned, port, authority, revoked, far.link.streams)
             await api.close()
 
 
@@ -211,6 +213,41 @@ async def test_a_name_that_anybody_may_have_signed_is_no_api_server(world: World
     answer = await client.request("GET", "/containerLogs/default/on-gw-1/app", headers={})
     await client.close()
     assert answer.status == 403
+
+
+async def test_another_api_server_is_known_by_its_own_ca_and_name(world: World, tmp_path: Path) -> None:
+    """As with kubeadm: kubelet.client_ca is the cluster's CA, and its API server is no member of system:masters."""
+    cluster = Authority.open_or_create(tmp_path / "cluster", CLOCK)
+    callers = Callers(world.cloud.client, clock=CLOCK, foreign_ca=True, unwelcome=lambda _: False)
+    api = KubeletApi(
+        world.cloud.cluster,
+        world.streams,
+        callers.check,
+        clock=CLOCK,
+        metrics=Metrics(),
+        unwelcome=lambda _: False,
+    )
+    pair = world.authority.server_certificate()
+    port = await api.start("127.0.0.1", 0, tls.server_context(pair.cert, pair.key, cluster.ca_file))
+    server = cluster.client_certificate("api", "kube-apiserver-kubelet-client", groups=("kubeadm:cluster-admins",))
+    ours = world.authority.client_certificate("ours", "skerry-admin")
+    at, path = Endpoint("gw-1", port), "/containerLogs/default/on-gw-1/app"
+
+    answer = await ask(
+        KubeletAccess(tls.client_context(server.cert, server.key, world.authority.ca_file), dial="127.0.0.1"),
+        at,
+        "GET",
+        path,
+        [],
+    )
+    body = await answer.text(1000)
+    answer.close()
+    stranger = KubeletAccess(tls.client_context(ours.cert, ours.key, world.authority.ca_file), dial="127.0.0.1")
+    with pytest.raises(KubeletAway):
+        await ask(stranger, at, "GET", path, [])
+    await api.close()
+
+    assert (answer.status, body) == (200, b"logs of on-gw-1\n")
 
 
 async def test_a_revoked_certificate_is_no_longer_let_in(world: World, tmp_path: Path) -> None:
