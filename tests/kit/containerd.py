@@ -30,7 +30,16 @@ from edgecore.pods.cri import CriRuntime
 from edgecore.pods.runtime import RuntimeAway
 from proto.kit.clock import SystemClock
 from tests.kit import images
-from tests.kit.leftovers import end_all, end_leftovers, environment, ip, namespace, state, with_children
+from tests.kit.leftovers import (
+    cgroup_processes,
+    end_all,
+    end_leftovers,
+    environment,
+    ip,
+    namespace,
+    state,
+    with_children,
+)
 from tests.kit.leftovers import remove_cgroup as remove_cgroup  # noqa: PLC0414  also for others
 from tests.kit.wait import eventually
 
@@ -136,7 +145,7 @@ class Host:
         """End everything that runs here and leave nothing behind."""
         if self._holder is None:
             return
-        self._end(self._processes)
+        end_all(self._processes)
         for process in (self._daemon, self._holder):
             if process is not None:
                 process.kill()
@@ -146,7 +155,7 @@ class Host:
 
     def power_cut(self) -> None:
         """Every process ends at once and what a boot clears is cleared; images and the disk stay."""
-        self._end(lambda: [pid for pid in self._processes() if pid != self.pid])
+        end_all(self._processes)
         if self._daemon is not None:
             self._daemon.wait()
             self._daemon = None
@@ -311,12 +320,9 @@ class Host:
     # The end
 
     def _processes(self) -> list[int]:
-        """Everything that runs here: all in one of the two namespaces, and what came from these (containers have their own)."""
-        return with_children(lambda pid: bool({namespace(pid, "mnt"), namespace(pid, "net")} & self._spaces))
-
-    def _end(self, listed: Callable[[], list[int]]) -> None:
-        """SIGKILL until nothing is left; the holder goes last, since it names the namespaces."""
-        end_all(lambda: [pid for pid in listed() if pid != self.pid])
+        """Everything that runs here but the holder: all in one of the two namespaces, what came from these, and what is in our cgroup."""
+        own = with_children(lambda pid: bool({namespace(pid, "mnt"), namespace(pid, "net")} & self._spaces))
+        return [pid for pid in {*own, *cgroup_processes(self.cgroup)} if pid not in {self.pid, os.getpid()}]
 
 
 @asynccontextmanager

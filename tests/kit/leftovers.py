@@ -56,6 +56,7 @@ def end_leftovers() -> None:
     for folder in (*CGROUPS.glob("skerry-*-*"), *CGROUPS.glob("*/skerry-*-*")):
         owner = folder.name.split("-")[1]
         if owner.isdigit() and not Path("/proc", owner).exists():
+            end_all(lambda path=f"/{folder.name}": cgroup_processes(path))  # type: ignore[misc]
             remove_cgroup(f"/{folder.name}")
 
 
@@ -69,16 +70,38 @@ def with_children(chosen: Callable[[int], bool]) -> list[int]:
 
 
 def end_all(listed: Callable[[], list[int]]) -> None:
-    """SIGKILL what is listed until nothing of it lives."""
+    """SIGKILL what is listed. Stopped first, until the list no longer grows: what is stopped cannot make children."""
+    stopped: set[int] = set()
+    while more := {pid for pid in listed() if alive(pid)} - stopped:
+        for pid in more:
+            _signal(pid, signal.SIGSTOP)
+        stopped |= more
+    for pid in stopped:
+        _signal(pid, signal.SIGKILL)
     for _ in range(KILL_ROUNDS):
-        alive = [pid for pid in listed() if state(Path(f"/proc/{pid}/stat")) not in "ZX"]
-        if not alive:
+        if not any(map(alive, stopped)):
             return
-        for pid in alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         threading.Event().wait(KILL_PAUSE_S)
     raise AssertionError(f"processes outlive their host: {listed()}")
+
+
+def cgroup_processes(path: str) -> list[int]:
+    """Every process in the cgroup ``path`` or below."""
+    files = (file for folder in cgroup_folders(path) for file in folder.rglob("cgroup.procs"))
+    found: set[int] = set()
+    for file in files:
+        with contextlib.suppress(OSError):
+            found |= set(map(int, file.read_text().split()))
+    return sorted(found)
+
+
+def alive(pid: int) -> bool:
+    return state(Path(f"/proc/{pid}/stat")) not in "ZX"
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _started(pid: int) -> str:

@@ -1,7 +1,7 @@
 """The kit itself: hosts stand side by side, survive a power cut as a machine does, and leave nothing behind."""
 
 import asyncio
-import signal
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ async def main():
     await host.open()
     await host.start()
     world = world_on(host, Path(sys.argv[1]))
-    await world.run("sleep", "7654")
+    await world.run("sleep", sys.argv[2])
     print(host.cgroup, flush=True)
     await asyncio.Event().wait()
 
@@ -79,32 +79,35 @@ async def test_a_closed_host_leaves_nothing_behind(tmp_path: Path) -> None:
     await one.open()
     await one.start()
     world = world_on(one, tmp_path)
-    await world.run("sleep", "6543")
+    marker = str(20_000_000 + os.getpid())
+    await world.run("sleep", marker)
     await world.runtime.close()
-    assert running("sleep 6543")
+    await eventually(lambda: running(f"sleep {marker}"))
     assert cgroup_folders(one.cgroup)
 
     await one.close()
 
-    assert not running("sleep 6543")
+    assert not running(f"sleep {marker}")
     assert not running(str(one.folder))
     assert cgroup_folders(one.cgroup) == []
 
 
 async def test_what_a_killed_test_left_is_ended_by_the_next(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", ABANDONING, str(tmp_path / "host")]
+    marker = str(10_000_000 + os.getpid())
+    argv = [sys.executable, "-c", ABANDONING, str(tmp_path / "host"), marker]
     abandoning = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
-    assert abandoning.stdout is not None
-    cgroup = (await asyncio.to_thread(abandoning.stdout.readline)).strip()
-    assert running("sleep 7654")
-    abandoning.send_signal(signal.SIGKILL)
-    abandoning.wait()
-    abandoning.stdout.close()
+    try:
+        assert abandoning.stdout is not None
+        cgroup = (await asyncio.to_thread(abandoning.stdout.readline)).strip()
+        await eventually(lambda: running(f"sleep {marker}"))
+    finally:
+        abandoning.kill()
+        abandoning.communicate()
 
     end_leftovers.cache_clear()
     end_leftovers()
 
-    assert not running("sleep 7654")
+    assert not running(f"sleep {marker}")
     await eventually(lambda: cgroup_folders(cgroup) == [])
 
 
