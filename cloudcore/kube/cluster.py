@@ -42,6 +42,7 @@ SELECTORS = {
     POD: "spec.nodeName!=",  # until it is bound, a pod is no node's
     SECRET: "type!=helm.sh/release.v1",  # large, many, and nothing that a pod reads
 }
+FAILED_PAUSE_S = 30.0
 JOIN_PAUSE_S = 0.3  # nodes that join together cost one list of pods
 MAX_CUSTOM = 64  # kinds that definitions ask for: each costs a watch
 log = Logger("cluster")
@@ -165,6 +166,12 @@ class Cluster:
     async def _read(self, informer: Informer) -> None:
         if informer.kind == POD:
             await self.nodes.synced.wait()
+        while informer.kind not in CORE:
+            try:
+                await informer.run()
+            except Exception:  # one kind that we could do without must not end the cloud
+                log.exception("informer failed", resource=informer.kind.plural)
+                await self.clock.sleep(FAILED_PAUSE_S)
         await informer.run()
 
     def _start(self, where: tuple[str, str]) -> None:
