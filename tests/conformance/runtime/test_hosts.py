@@ -142,3 +142,25 @@ def running(text: str) -> list[int]:
             return False
 
     return with_children(says)
+
+
+async def test_the_python_image_serves_http(tmp_path: Path) -> None:
+    async with host(archives=("python",)) as one:
+        world = world_on(one, tmp_path)
+        pod = world.sandbox()
+        sandbox_id = await world.run_sandbox(pod)
+        await world.add(sandbox_id, pod, image=images.PYTHON_REF, args=("-m", "http.server", "8000"))
+        (address,) = (await world.runtime.sandbox_status(sandbox_id)).ips
+
+        async def answer() -> bytes:
+            try:
+                reader, writer = await one.dial(address, 8000)
+            except OSError:
+                return b""
+            writer.write(b"GET /usr/bin/ HTTP/1.0\r\n\r\n")
+            heard = await reader.read()
+            writer.close()
+            return heard
+
+        assert b"python3" in await eventually(answer)
+        await world.close()
