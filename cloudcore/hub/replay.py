@@ -17,7 +17,7 @@ from cloudcore.kube.errors import ApiRefused, ApiUnavailable, Conflict, NotFound
 from cloudcore.kube.resources import Kind
 from kubeapi.patch.threeway import covers, diff, merge
 from proto import conflicts, writes
-from proto.kit.errors import MalformedMessage
+from proto.kit.errors import MalformedMessage, StorageFull
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.link.replica import MessageRow
@@ -55,6 +55,9 @@ class Replay:
     ) -> None:
         self._client, self._outcomes, self._send, self._tell = client, outcomes, send, tell
         self._rights = Rights(client, scope)
+        self._unsent = metrics.counter(
+            "skerry_cloud_write_answers_unsent_total", "Answers to writes for which the node has too many waiting"
+        )
         self._done = metrics.counter(
             "skerry_cloud_writes_replayed_total", "Writes of nodes that were carried out, by outcome", ("outcome",)
         )
@@ -67,7 +70,11 @@ class Replay:
             result = await self._result(node, write)
             answer = await self._outcomes.keep(node, write, result)
             self._done.inc(result.outcome)
-        await self._send(node, writes.RESULT, answer)
+        try:
+            await self._send(node, writes.RESULT, answer)
+        except StorageFull as error:  # a node that takes no answers must not hold up the others: it will ask again
+            self._unsent.inc()
+            log.warning("an answer was not sent", node=node, seq=write.seq, reason=error)
 
     async def _result(self, node: str, write: Write) -> WriteResult:
         key = parse_key(write.key)

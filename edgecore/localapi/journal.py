@@ -18,7 +18,7 @@ from kubeapi.recording import Change
 from proto import labels, writes
 from proto.kit import canonical
 from proto.kit.clock import Clock, rfc3339
-from proto.kit.database import Tx
+from proto.kit.database import Database, Tx
 from proto.kit.errors import MalformedMessage, Terminal
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
@@ -44,6 +44,8 @@ CREATE TABLE IF NOT EXISTS pending_alias (
 """
 LOCAL = frozenset({"coordination.k8s.io/leases"})  # elections at a node are the node's own (LOCAL-9)
 ALIASED = frozenset({"core/pods"})  # what runs under its uid keeps it (LOCAL-8)
+ASK_AGAIN_S = 600.0
+WAITING = "SELECT seq, body FROM pending_write WHERE outcome = '' ORDER BY seq"
 MAX_WAITING = 20_000  # writes; more are refused: a month of work by hand, and some 20 MB
 
 log = Logger("offline-writes")
@@ -117,6 +119,25 @@ class Journal:
 
     def _count(self, by: int) -> None:
         self.waiting += by
+
+    async def run(self, db: Database, connected: Callable[[], bool]) -> None:
+        """Ask again about writes that the cloud has and does not answer: it was restored, or had no room for answers."""
+        asked = 0  # newest write that waited at the last look
+        while True:
+            await self._clock.sleep(ASK_AGAIN_S)
+            floor, last = self._outbox.bounds()
+            if not connected() or floor != last:
+                continue
+            found = db.read(lambda conn: conn.execute(WAITING).fetchall())
+            old = [body for seq, body in found if seq <= asked]
+            asked = max((seq for seq, _ in found), default=0)
+            if old:
+                log.info("writes are sent again", writes=len(old))
+                await db.tx(lambda tx, old=old: self._send_again(tx, old))  # type: ignore[misc]
+
+    def _send_again(self, tx: Tx, bodies: list[bytes]) -> None:
+        for body in bodies:
+            self._outbox.put_message(tx, writes.KIND, body)
 
     # from the cloud
 
