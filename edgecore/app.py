@@ -16,6 +16,7 @@ from edgecore.devices import controller
 from edgecore.devices.controller import DeviceController
 from edgecore.devices.mappers import Mappers
 from edgecore.localapi import journal as offline_writes
+from edgecore.localapi.events import LocalEvents
 from edgecore.localapi.journal import Journal
 from edgecore.localapi.refusals import Refusals
 from edgecore.localapi.server import LocalApi
@@ -142,6 +143,7 @@ class App:
         metrics: Metrics,
     ) -> None:
         self.directory, self.settings, self.store, self.broker = directory, settings, store, broker
+        self.db = db
         self.clock, self.rng, self.metrics = clock, rng, metrics
         self.supervisor = daemon.Supervisor(clock)
         self.api_port = 0
@@ -165,7 +167,6 @@ class App:
             name, self._cloud(), db, self.replica, settings.link, clock=clock, rng=rng, metrics=metrics
         )
         self.journal.connect(self.link.outbox, self.replica.show)
-        self.local_api = self._local_api(rng) if settings.local_api.enabled else None
         self.node = NodeStatus(
             name,
             db,
@@ -194,9 +195,11 @@ class App:
             clock=clock,
             why=lambda: self.pods.workloads().message,
         )
+        self.local_api = self._local_api(rng) if settings.local_api.enabled else None
         self.link.streams = EdgeStreams(self.calls.open, settings.link, clock=clock, metrics=metrics)
         self.node.workloads = self.pods.workloads
-        self.replica.mirrors_changed = self.pods.writer.mirrors_changed
+        self.pods.writer.show_event = LocalEvents(name, store, clock).keep
+        self.replica.mirrors_changed = self.journal.adopted = self.pods.writer.mirrors_changed
         self.room = NodeRoom(
             self.node, settings.node_options, link=self.link.status, known=self.replica.knows_node, clock=clock
         )
@@ -249,6 +252,7 @@ class App:
             synced=lambda: self.replica.knows_node() and self.link.status().connected,
             online=lambda: self.link.status().connected,
             api=(local.pod_address, local.port) if local.enabled else None,
+            free=lambda: (self.node.facts.memory_free_bytes, self.node.facts.disk_free_bytes),
             mirrors=self.replica.mirrors,
         )
 
@@ -273,12 +277,14 @@ class App:
             clock=self.clock,
             rng=rng,
             metrics=self.metrics,
+            open_call=self.calls.open,
         )
 
     def spawn(self) -> None:
         """Start every long-lived task."""
         spawn = self.supervisor.spawn
         spawn(self.link.run(), "link")
+        spawn(self.journal.run(self.db, lambda: self.link.status().connected), "offline-writes")
         spawn(self.devices.run(), "devices")
         spawn(self.mappers.run(), "mappers")
         if self.settings.cloud.join:

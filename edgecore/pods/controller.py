@@ -57,7 +57,7 @@ class PodController:
         synced: Callable[[], bool],
     ) -> None:
         self._store, self._runtime, self._observer, self._executor = store, runtime, observer, executor
-        self._reporter, self._probes, self._writer, self._events = reporter, probes, writer, events
+        self._reporter, self._probes, self._writer, self.events = reporter, probes, writer, events
         self._timers, self._clock, self._admit, self._synced = timers, clock, admit, synced
         self.entries: dict[str, Entry] = {}
         self.away = "not looked at yet"  # why the runtime cannot be used; "" while it can
@@ -130,6 +130,10 @@ class PodController:
         entry.memory.held(container).kill = Kill(now.id, message, restart=True, forgiven=True)
         self.wake(entry)
         return True
+
+    def look_now(self) -> None:
+        """Look at everything now instead of at the next slow turn."""
+        self._look_again.set()
 
     def running(self) -> list[tuple[Entry, Json]]:
         """Every pod that has not ended, with its object."""
@@ -227,9 +231,13 @@ class PodController:
 
     def _say_away(self, entry: Entry) -> None:
         """A pod that has not begun says what it waits for; the others keep the status they have."""
-        pod = self.pod_of(entry)
-        if pod is not None and not entry.memory.start_time and not specs.is_deleted(pod):
-            entry.memory.trouble = Waiting("ContainerCreating", f"container runtime is down: {self.away}")
+        pod, memory = self.pod_of(entry), entry.memory
+        if pod is None or specs.is_deleted(pod) or memory.ended is not None or entry.last is not None:
+            return
+        status = self._writer.status(entry.uid, entry.namespace, entry.name)
+        begun = any(one.get("containerID") for one in status.get("containerStatuses") or [])
+        if not begun and not self._observer.of(entry.uid).sandboxes:
+            memory.trouble = Waiting("ContainerCreating", f"container runtime is down: {self.away}")
             self._reporter.begin(entry)
             self._reporter.report(entry, pod, self._observer.of(entry.uid))
 
@@ -381,7 +389,7 @@ class PodController:
         entry.done = entry.last is not None
         self._timers.cancel(entry.uid)
         self._probes.forget(entry)
-        self._events.forget(entry.uid)
+        self.events.forget(entry.uid)
         self._observer.forget(entry.uid)
 
     def _is_over(self, entry: Entry, pod: Json) -> bool:

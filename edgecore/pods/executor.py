@@ -151,6 +151,9 @@ class Executor:
     async def _start(self, entry: Entry, pod: Json, step: Start) -> None:
         found = specs.find(pod, step.name)
         sandbox = self._observer.of(entry.uid).live_sandbox()
+        if step.crashed and sandbox is not None:  # did it end because the sandbox did?
+            await self._observer.sandbox(entry.uid, sandbox.id)
+            sandbox = self._observer.of(entry.uid).live_sandbox()
         if found is None or sandbox is None:
             return
         container, held = found[1], entry.memory.held(step.name)
@@ -171,11 +174,12 @@ class Executor:
             reason = error.reason or "CreateContainerError"
             self._container_waits(held, reason, str(error), None)
             self._events.say(pod, "Warning", "Failed", f"Error: {error}", container=step.name)
+            await self._check_sandbox(entry, held, sandbox.id)
             return
-        held.trouble = None
         if step.crashed:
             held.backoff.restarting()
         if container_id:
+            held.trouble = None
             await self._post_start(entry, pod, container, container_id)
 
     async def _make(
@@ -206,11 +210,18 @@ class Executor:
             await self._observer.container(entry.uid, container_id)
             self._container_waits(held, error.reason or "RunContainerError", str(error), None)
             self._events.say(pod, "Warning", "Failed", f"Error: {error}", container=step.name)
+            await self._check_sandbox(entry, held, sandbox_id)
             return ""
         await self._observer.container(entry.uid, container_id)
         self._began(entry, container, container_id)
         self._events.say(pod, "Normal", "Started", f"Started container {step.name}", container=step.name)
         return container_id
+
+    async def _check_sandbox(self, entry: Entry, held: Held, sandbox_id: str) -> None:
+        """A start that failed because the sandbox died needs no patience, but another sandbox."""
+        await self._observer.sandbox(entry.uid, sandbox_id)
+        if self._observer.of(entry.uid).live_sandbox() is None:
+            held.retry_at_s = float("-inf")
 
     def _began(self, entry: Entry, container: Json, container_id: str) -> None:
         entry.memory.held(container["name"]).about(

@@ -1,6 +1,6 @@
 """Between what is seen and what is said: remembers ends and restarts, recalls what an earlier process knew, writes statuses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,7 +36,8 @@ class Reporter:
             memory.ended = Ended(status.get("reason", ""), status.get("message", ""))
         if not status.get("startTime"):
             return
-        memory.admitted, memory.start_time = True, status["startTime"]
+        memory.start_time = status["startTime"]
+        memory.admitted = any(one.get("containerID") for one in statuses_in(status))
         record = self._writer.records.get(entry.uid)
         now_s = self._clock.now_s()
         memory.active_since_s = now_s - (record.elapsed(self._boot, now_s) if record is not None else 0.0)
@@ -100,11 +101,7 @@ class Reporter:
 
     def _adopt(self, entry: Entry, container: Json, now: Container, status: Json) -> None:
         """A container that an earlier process started: what was said of it holds until a probe says otherwise (POD-1)."""
-        said: Json = {}
-        for part in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
-            for one in status.get(part) or []:
-                if one.get("containerID", "").endswith(f"//{now.id}"):
-                    said = one
+        said: Json = next((s for s in statuses_in(status) if s.get("containerID", "").endswith(f"//{now.id}")), {})
         entry.memory.held(container["name"]).about(
             now.id,
             started=bool(said.get("started")) or not container.get("startupProbe"),
@@ -114,10 +111,15 @@ class Reporter:
 
     def _lost(self, entry: Entry, name: str, status: Json) -> None:
         """The runtime knows nothing of a container that the status tells of: the next one is a restart."""
-        for part in ("initContainerStatuses", "containerStatuses"):
-            for one in status.get(part) or []:
-                if one.get("name") == name and one.get("containerID"):
-                    entry.memory.held(name).least_attempt = int(one.get("restartCount") or 0) + 1
+        for one in statuses_in(status):
+            if one.get("name") == name and one.get("containerID"):
+                entry.memory.held(name).least_attempt = int(one.get("restartCount") or 0) + 1
+
+
+def statuses_in(status: Json) -> Iterator[Json]:
+    """Every container status of a pod's status."""
+    for part in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
+        yield from status.get(part) or []
 
 
 def termination_message(ended: Container) -> str:

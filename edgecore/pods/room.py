@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgecore.data_dir import DataDir
 from edgecore.node import Workloads
@@ -18,18 +19,19 @@ from edgecore.pods.events import PodEvents
 from edgecore.pods.executor import Executor
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.hooks import LifecycleHooks
+from edgecore.pods.image_gc import ImageCollector, Limits
 from edgecore.pods.lookups import StoreObjects
 from edgecore.pods.observer import Observer
 from edgecore.pods.probes import Probes
 from edgecore.pods.reporting import Reporter
-from edgecore.pods.rotation import rotate
-from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused, State
+from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused
 from edgecore.pods.seen import Ended
 from edgecore.pods.settings import PodsSettings
 from edgecore.pods.specs import Json
-from edgecore.pods.timers import Timers, either
+from edgecore.pods.static import StaticPods
+from edgecore.pods.timers import Timers
 from edgecore.pods.tokens import Tokens
-from edgecore.pods.unready import Unready
+from edgecore.pods.upkeep import Upkeep
 from edgecore.pods.writer import Writer
 from kubeapi.kinds import CONFIG_MAP, SECRET, SERVICE_ACCOUNT
 from kubeapi.store import Event, Store
@@ -45,10 +47,8 @@ SCHEMA = records.SCHEMA + choice.SCHEMA
 DETECT_S = 5.0  # between two looks for a runtime on a node that has none
 HEALTH_S = 10.0
 IMAGES_S = 60.0
-REFRESH_S = 60.0  # tokens, and what a hint missed
-ROTATE_S = 5.0
-SETTLE_S = 0.5  # objects that change together make one refresh
 TOP_IMAGES = 50
+MANIFESTS = "manifests"
 OpenRuntime = Callable[[str, PodsSettings, Clock], ContainerRuntime]
 
 
@@ -60,6 +60,7 @@ class Surroundings:
     allocatable: Callable[[], dict[str, int]]
     synced: Callable[[], bool]
     online: Callable[[], bool]
+    free: Callable[[], tuple[int, int]]  # bytes of memory, bytes of disk
     api: tuple[str, int] | None = None
     mirrors: Callable[[], Mapping[str, str]] = dict  # key -> uid of each mirror pod in the cloud
 
@@ -81,7 +82,7 @@ class PodRoom:
         metrics: Metrics,
         open_runtime: OpenRuntime = choice.open_runtime,
     ) -> None:
-        self._open_runtime = open_runtime
+        self._open_runtime, self._outbox = open_runtime, outbox
         self._directory, self._db, self._store, self._settings = directory, db, store, settings
         self._around, self._clock, self._rng, self._metrics = around, clock, rng, metrics
         self._boot = around.facts().boot_id
@@ -98,8 +99,7 @@ class PodRoom:
         self._why_none = "not looked for yet"
         self._version, self._unhealthy = "none://", ""
         self._images: tuple[tuple[tuple[str, ...], int], ...] = ()
-        self._stale: set[str] = set()  # namespaces of which an object changed
-        self._refresh_now = asyncio.Event()
+        self._upkeep: Upkeep | None = None
         for kind in (CONFIG_MAP, SECRET, SERVICE_ACCOUNT):
             store.listen(kind, self._object_changed)
         probes.failures(metrics)
@@ -141,8 +141,24 @@ class PodRoom:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.writer.run())
             group.create_task(self.timers.run())
+            group.create_task(self._static().run())
             name = await self._find_runtime()
             await self._begin(group, name)
+
+    def _static(self) -> StaticPods:
+        """Static pods need no runtime to be known."""
+        folder = Path(self._settings.static_path or self._directory.path / MANIFESTS)
+        node, around = self._around.facts().name, self._around
+        return StaticPods(
+            folder,
+            node,
+            self._db,
+            self._store,
+            self._outbox,
+            mirrors=around.mirrors,
+            clock=self._clock,
+            metrics=self._metrics,
+        )
 
     async def _find_runtime(self) -> str:
         said = ""
@@ -173,24 +189,24 @@ class PodRoom:
         )
         self._assemble(runtime, builder)
         assert self.controller is not None
+        assert self._upkeep is not None
         log.info("pods are run", runtime=name)
         for work in (
             self.controller.run(self._settings.relist_every_s),
             self.probes.run(),
             self._watch_health(name),
             self._watch_images(),
-            self._refresh(),
-            self._rotate(),
+            *self._upkeep.works(),
         ):
             group.create_task(work)
 
     def _assemble(self, runtime: ContainerRuntime, builder: Builder) -> None:
-        around, clock, node = self._around, self._clock, self._around.facts().name
+        around, clock, settings, node = self._around, self._clock, self._settings, self._around.facts().name
         observer = self.observer = Observer(runtime, node)
         checks = Checks(runtime)
         hooks = LifecycleHooks(checks, clock, self._address_of)
         executor = Executor(
-            runtime, builder, observer, self.events, hooks, clock=clock, node=node, parallel=self._settings.parallel
+            runtime, builder, observer, self.events, hooks, clock=clock, node=node, parallel=settings.parallel
         )
         self.reporter = Reporter(self.writer, self.events, clock, self._boot)
         executor.host_ips = self.reporter.host_ips = lambda: around.facts().addresses
@@ -216,6 +232,11 @@ class PodRoom:
             clock=clock,
             admit=self._admit,
             synced=around.synced,
+        )
+        limits = Limits(settings.image_gc_high_percent, settings.image_gc_low_percent, settings.image_min_age_s)
+        collector = ImageCollector(runtime, self.objects, clock, limits, metrics=self._metrics)
+        self._upkeep = Upkeep(
+            runtime, builder, self.controller, observer, collector, settings, free=around.free, clock=clock
         )
 
     # inside
@@ -265,40 +286,5 @@ class PodRoom:
             await self._clock.sleep(IMAGES_S)
 
     def _object_changed(self, event: Event) -> None:
-        self._stale.add(event.stored.namespace)
-        self._refresh_now.set()
-        if self.controller is not None:
-            self.controller.wake_namespace(event.stored.namespace)
-
-    async def _refresh(self) -> None:
-        """Bring files of running pods up to date: soon after an object changed, and each minute."""
-        assert self.controller is not None
-        while True:
-            hinted = await either(self._refresh_now, self._clock, REFRESH_S)
-            self._refresh_now.clear()
-            if hinted:
-                await self._clock.sleep(SETTLE_S)
-            namespaces, self._stale = self._stale, set()
-            for entry, pod in self.controller.running():
-                if entry.prepared and (not hinted or entry.namespace in namespaces):
-                    await self._refresh_one(pod)
-
-    async def _refresh_one(self, pod: Json) -> None:
-        assert self.builder is not None
-        try:
-            await self.builder.refresh(pod)
-        except Unready as error:
-            self.events.say(pod, "Warning", error.reason, error.message)
-        except Exception:  # one pod must not stop the others
-            log.exception("volumes not refreshed", pod=pod["metadata"]["name"])
-
-    async def _rotate(self) -> None:
-        """Keep logs of running containers within their size."""
-        assert self.runtime is not None
-        assert self.observer is not None
-        while True:
-            await self._clock.sleep(ROTATE_S)
-            for seen in list(self.observer.seen.values()):
-                for container in list(seen.containers.values()):
-                    if container.state is State.RUNNING and container.log_path:
-                        await rotate(self.runtime, container, self._settings.log_max_bytes, self._settings.log_files)
+        if self._upkeep is not None:
+            self._upkeep.object_changed(event.stored.namespace)

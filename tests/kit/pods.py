@@ -64,17 +64,27 @@ def pod(name: str, *containers: Json, labels: Mapping[str, str] | None = None, u
 class PodWorld:
     """One node's pods. ``cpu_milli`` and ``memory_bytes`` are what it has for them."""
 
-    def __init__(self, directory: DataDir, db: Database, store: Store, clock: Clock) -> None:
-        self.directory, self.db, self.store, self.clock = directory, db, store, clock
+    db: Database
+    store: Store
+    outbox: Outbox
+    room: PodRoom
+
+    def __init__(self, directory: DataDir, clock: Clock) -> None:
+        self.directory, self.clock = directory, clock
         self.metrics = Metrics()
-        self.outbox = Outbox(LinkSettings(), clock=clock, metrics=self.metrics, read=db.read)
         self.synced = False
         self.boot_id = "boot-1"
         self.mirrors: dict[str, str] = {}
         self.cpu_milli, self.memory_bytes = 4000, 4 << 30
+        self.free = (1 << 40, 1 << 40)
         self.addresses = ("192.0.2.10",)
-        self.room: PodRoom
         self.supervisor = Supervisor(clock)
+
+    async def open(self) -> None:
+        """Open what the disk holds, as a new process does."""
+        self.db = Database.open(self.directory.database, [link.SCHEMA, SCHEMA])
+        self.store = await Store.open(self.db, kinds.registry(), self.clock, decoded_objects=256)
+        self.outbox = Outbox(LinkSettings(), clock=self.clock, metrics=self.metrics, read=self.db.read)
 
     def begin(self, settings: PodsSettings, open_runtime: OpenRuntime = choice.open_runtime) -> None:
         """Start the room."""
@@ -88,6 +98,7 @@ class PodWorld:
             },
             synced=lambda: self.synced,
             online=lambda: False,
+            free=lambda: self.free,
             mirrors=lambda: self.mirrors,
         )
         self.room = PodRoom(
@@ -105,10 +116,17 @@ class PodWorld:
         self.supervisor.spawn(self.room.run(), "pods")
 
     async def end(self) -> None:
-        """Stop the room as SIGKILL would: nothing of it is told, nothing that runs is touched."""
+        """Stop as SIGKILL would: nothing is told, nothing that runs is touched."""
         await self.supervisor.close()
         if self.room.runtime is not None:
             await self.room.runtime.close()
+        await self.db.close()
+
+    async def empty(self) -> None:
+        """Take every pod away and wait until nothing of them is left."""
+        for stored in list(self.store.items(POD, None)):
+            await self.remove(stored.name)
+        await eventually(lambda: self.room.controller is not None and not self.room.controller.entries, 30)
 
     async def put(self, obj: Json, kind: Resource = POD) -> None:
         """As the link does: the spec is the cloud's, the status stays."""
@@ -175,15 +193,9 @@ class PodWorld:
 @asynccontextmanager
 async def world(folder: Path, clock: Clock | None = None) -> AsyncIterator[PodWorld]:
     """A node without a room yet: call ``begin``."""
-    clock = clock or SystemClock()
-    directory = DataDir(folder)
-    db = Database.open(directory.database, [link.SCHEMA, SCHEMA])
+    one = PodWorld(DataDir(folder), clock or SystemClock())
+    await one.open()
     try:
-        store = await Store.open(db, kinds.registry(), clock, decoded_objects=256)
-        one = PodWorld(directory, db, store, clock)
-        try:
-            yield one
-        finally:
-            await one.end()
+        yield one
     finally:
-        await db.close()
+        await one.end()
