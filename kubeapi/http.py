@@ -205,6 +205,7 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         self._expire_in(self.limits.head_timeout_s)
         self.task = self.server.tasks.spawn(self._serve(), f"{self.server.name}-connection")
+        self.task.add_done_callback(self._rested)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc  # how a client leaves is its own business
@@ -213,8 +214,21 @@ class Connection(asyncio.Protocol):
         _wake(self._drained)
         if self._tunnel is not None:
             self._tunnel.lose()
-        if self.task is not None and self._stage != "handling":
+        if self.task is None:
+            self._release()
+        elif self._stage != "handling":
             self.task.cancel()
+
+    def _rested(self, task: "asyncio.Task[None]") -> None:
+        del task
+        self.task = None
+        if self._gone:
+            self._release()
+
+    def _release(self) -> None:
+        """Leave no cycle behind: a connection with TLS is large, and the collector comes late."""
+        if hasattr(self, "_parser"):  # not of one too many
+            self._parser.release()
 
     def eof_received(self) -> bool:
         self._closing = self._ended = True

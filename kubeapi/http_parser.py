@@ -109,6 +109,10 @@ class RequestParser:
                 431, f"the request's head is larger than {self.limits.max_head_bytes} bytes", "head_too_large"
             )
 
+    def release(self) -> None:
+        """Feed nothing more: forget whom to tell."""
+        del self._parser, self._on_request, self._on_head
+
     # httptools callbacks
 
     def on_message_begin(self) -> None:
