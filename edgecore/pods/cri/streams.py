@@ -84,14 +84,12 @@ class SpdyChannels:
     async def flush(self) -> None:
         """Send what is due."""
         async with self._sending:
-            out = self._spdy.take()
-            if not out or self._deaf or self._closed is not None:
-                return
-            try:
-                with self._in_use():
-                    await self._loop.sock_sendall(self._sock, out)
-            except OSError:
-                self._deaf = True
+            while (out := self._spdy.take()) and not self._deaf and self._closed is None:
+                try:
+                    with self._in_use():
+                        await self._loop.sock_sendall(self._sock, out)
+                except OSError:
+                    self._deaf = True
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -143,6 +141,7 @@ class SpdyChannels:
         if self._shut:
             return
         self._shut = True
+        self._inbox.clear()
         with suppress(OSError):  # the other end was faster
             self._sock.shutdown(socket.SHUT_RDWR)
         if not self._using:
@@ -171,7 +170,10 @@ class SpdyChannels:
         if not received:
             self._over()
         self._room.set()
-        await self.flush()
+        if (
+            not self._sending.locked()
+        ):  # else who sends now sends this too; waiting for a stuck writer would stop the reading
+            await self.flush()
 
     def _on(self, event: spdy.Event) -> None:
         if isinstance(event, spdy.Data | spdy.Replied | spdy.Reset):
@@ -193,6 +195,8 @@ class SpdyChannels:
         if channel in self._ended:
             return
         self._ended.add(channel)
+        if self._shut:
+            return
         if channel != ERROR:
             self._inbox.append(Chunk(channel, b""))
         elif self._error:
@@ -205,7 +209,9 @@ class SpdyChannels:
 
     def _over(self, reason: str = "") -> None:
         """Take note that nothing more comes."""
-        for channel in self._channel_of.values():
+        for channel in sorted(
+            self._channel_of.values(), key=lambda channel: channel == ERROR
+        ):  # the status is the last word
             self._end(channel)
         if self._closed is None:
             self._closed = reason

@@ -74,14 +74,14 @@ class CallPromises:
         assert json.loads((await everything(channels))[ERROR])["status"] == "Success"
 
     async def test_exec_carries_megabytes_both_ways(self, world: World) -> None:
-        sent = bytes(range(256)) * (8 << 10)
+        sent = bytes(range(256)) * (80 << 10)
         channels = await world.runtime.exec(
             await world.run(), ("cat",), stdin=True, stdout=True, stderr=True, tty=False
         )
 
         async def send() -> None:
-            for at in range(0, len(sent), 100_000):
-                await channels.write(STDIN, sent[at : at + 100_000])
+            for at in range(0, len(sent), 1_000_000):
+                await channels.write(STDIN, sent[at : at + 1_000_000])
             await channels.finish(STDIN)
 
         heard, _ = await asyncio.gather(everything(channels), send())

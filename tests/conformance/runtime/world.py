@@ -132,12 +132,12 @@ class World:
 
 async def everything(channels: Channels) -> dict[int, bytes]:
     """Read until the end; what came, by channel."""
-    heard: dict[int, bytes] = {}
+    heard: dict[int, bytearray] = {}
     async with asyncio.timeout(20):
         while (chunk := await channels.read()) is not None:
-            heard[chunk.channel] = heard.get(chunk.channel, b"") + chunk.data
+            heard.setdefault(chunk.channel, bytearray()).extend(chunk.data)
     await channels.close()
-    return heard
+    return {channel: bytes(data) for channel, data in heard.items()}
 
 
 __all__ = ["CAPABILITIES", "CAPABILITY_BITS", "FOREVER", "Node", "Resources", "Security", "World", "everything"]
