@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from typing import Any, Self
 
 from edgecore.data_dir import DataDir
+from edgecore.enrol import KeyFailed
 from edgecore.localapi import address
 from edgecore.localapi.access import NodeRights
 from edgecore.localapi.admission import belongs_to
@@ -30,6 +31,8 @@ from proto.kit.metrics import Metrics
 from proto.kit.tls import Reloading, server_context
 
 TOKEN_KEY = "service-account.key"  # noqa: S105  a file's name
+
+TRY_AGAIN_S = 30.0
 
 log = Logger("local-api")
 
@@ -101,9 +104,31 @@ class LocalApi:
         return cls(directory, node, settings, objects, server, clock=clock)
 
     async def start(self, supervisor: Supervisor) -> None:
-        """Make the certificates and listen. Raises SkerryError naming the address and the setting."""
+        """Make the certificates and listen. Raises SkerryError naming the address and the setting.
+
+        A node that cannot make a certificate now, as on a full disk, runs its pods all the same and tries again.
+        """
+        try:
+            context = await self._context()
+        except (KeyFailed, UsageError, OSError) as error:
+            log.warning("the node-local API has no certificate", error=error)
+            supervisor.spawn(self._start_later(supervisor), "local-api-later")
+            return
+        await self._listen(supervisor, context)
+
+    async def _start_later(self, supervisor: Supervisor) -> None:
+        while True:
+            await self._clock.sleep(TRY_AGAIN_S)
+            try:
+                await self._listen(supervisor, await self._context())
+            except (SkerryError, OSError) as error:
+                log.debug("the node-local API cannot start yet", error=error)
+            else:
+                log.info("the node-local API serves", port=self.port)
+                return
+
+    async def _listen(self, supervisor: Supervisor, context: ssl.SSLContext) -> None:
         settings = self._settings
-        context = await self._context()
         try:
             self.port = await self._server.start(settings.host, settings.port, context)
         except OSError as error:
