@@ -21,8 +21,10 @@ from kubeapi.http import Limits as HttpLimits
 from kubeapi.kubelet import KubeletAccess
 from kubeapi.nodeauth import NodeAuthorizer
 from kubeapi.objects import Objects
+from kubeapi.pod_admission import PodAdmission
 from kubeapi.rbac import Rbac
 from kubeapi.server import ApiServer, ApiSettings
+from kubeapi.service_admission import ServiceAddresses
 from kubeapi.store import Store
 from kubeapi.tokens import TokenSigner, open_key
 from kubeapi.watchlog import Limits as StoreLimits
@@ -40,8 +42,10 @@ MAX_DAYS = 365.0
 class EmbeddedApi:
     """Everything between kube.db and the socket."""
 
-    def __init__(self, options: Api, objects: Objects, server: ApiServer, closing: AsyncExitStack) -> None:
-        self._options = options
+    def __init__(
+        self, options: Api, objects: Objects, server: ApiServer, closing: AsyncExitStack, root_ca: bytes
+    ) -> None:
+        self._options, self._root_ca = options, root_ca
         self.objects = objects
         self._server = server
         self._closing = closing
@@ -70,9 +74,9 @@ class EmbeddedApi:
         store.register(metrics)
         crds = Crds(store, registry, clock)
         crds.start()
-        objects = Objects(
-            store, registry, clock, admission=[crds.admit, refuse_old_devices, refuse_impossible_devices], rng=rng
-        )
+        hooks = [crds.admit, refuse_old_devices, refuse_impossible_devices]
+        hooks += [PodAdmission(store, rng).admit, ServiceAddresses(store, options.service_range).admit]
+        objects = Objects(store, registry, clock, admission=hooks, rng=rng)
         authenticator = Authenticator(
             store,
             registry,
@@ -95,11 +99,11 @@ class EmbeddedApi:
             metrics=metrics,
             rng=rng,
         )
-        return cls(options, objects, server, closing)
+        return cls(options, objects, server, closing, authority.ca_pem)
 
     async def start(self, supervisor: Supervisor) -> None:
         """Run the built-in controllers until the supervisor ends."""
-        controllers = BuiltinControllers(self.objects)
+        controllers = BuiltinControllers(self.objects, run_workloads=self._options.controllers, root_ca=self._root_ca)
         await controllers.start()
         supervisor.spawn(controllers.run(), "kube-controllers")
 

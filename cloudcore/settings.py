@@ -32,6 +32,12 @@ class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: Annotated[
         list[str], Meta(description="more host names and addresses for the server certificates of API, broker and join")
     ] = []
+    controllers: Annotated[
+        bool, Meta(description="false: the embedded API places and makes no pods; another control plane does that")
+    ] = True
+    service_range: Annotated[str, Meta(description="addresses of Services in the embedded API, as a CIDR")] = (
+        "10.96.0.0/16"
+    )
     history_rows: Annotated[int, Meta(ge=100, description="old versions kept for watches that come back")] = 10_000
     history_bytes: Annotated[int, Meta(ge=1 << 20, description="bytes of those old versions")] = 32 << 20
     max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body of the embedded API")] = 3 << 20
