@@ -1,4 +1,4 @@
-"""The cgroups of pods, which runtimes make, never weigh and never remove: in each hierarchy of v1, or in the one of v2 (VOL-9).
+"""The cgroups of pods, which runtimes make, never weigh and never remove: in each hierarchy of v1, or in the one of v2 (VOL-9, VOL-10).
 
 A container's CPU weight counts among its siblings only, so its pod and the class of its pod are weighed by what they ask for.
 """

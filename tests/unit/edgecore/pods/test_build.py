@@ -1,4 +1,4 @@
-"""From a whole pod to what the runtime takes, on a real directory."""
+"""From a whole pod to what the runtime takes, on a real directory (VOL-1, VOL-9)."""
 
 import base64
 from pathlib import Path

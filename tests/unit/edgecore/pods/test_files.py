@@ -1,4 +1,4 @@
-"""The parts of volumes that touch a disk: atomic content, paths that stay inside, ownership, hostPath, measuring (VOL-2 … VOL-5)."""
+"""The parts of volumes that touch a disk: atomic content, paths that stay inside, ownership, hostPath, measuring (VOL-2, VOL-3, VOL-5, VOL-9, VOL-10)."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Which images go when the disk gets full, and which never do."""
+"""Which images go when the disk gets full, and which never do (IMG-5)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pull policies, back-off and a registry that is away (IMG-1 … IMG-4)."""
+"""Pull policies, back-off and a registry that is away (IMG-1, IMG-2, IMG-3, IMG-4)."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Static pods: real files, a real store, and what the cloud is told."""
+"""Static pods: real files, a real store, and what the cloud is told (VOL-8)."""
 
 import json
 from pathlib import Path
