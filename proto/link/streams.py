@@ -170,7 +170,8 @@ class CloudStreams:
         self._limits = limits_of(settings)
         self._clock, self._rng = clock, rng
         self._counts = _Counts(metrics)
-        self.unavailable = ""  # why no stream can be had from any node
+        self.unavailable = ""  # why no stream can be had from any node: the broker's rights
+        self._connected = False  # to the broker
         self._ticked_s = float("-inf")
         self._lines: dict[str, Lines] = {}
         self._reset: dict[str, Lines] = {}  # sessions whose streams ended without the edge knowing
@@ -182,8 +183,10 @@ class CloudStreams:
         if len(encoded) > MAX_CALL_BYTES:
             raise CallRefused(400, "BadRequest", f"a call of {len(encoded)} bytes is larger than {MAX_CALL_BYTES}")
         lines = self._lines.get(node)
-        if lines is None or self.unavailable:
-            raise NodeAway(self.unavailable or f"node {node} is not connected to the cloud")
+        if self.unavailable or not self._connected:
+            raise NodeAway(self.unavailable or "the cloud is not connected to the broker")
+        if lines is None:
+            raise NodeAway(f"node {node} is not connected to the cloud")
         if lines.mux.full:
             text = f"node {node} has {self._limits.max_streams} streams open: end some first"
             raise CallRefused(429, "TooManyRequests", text)
@@ -239,6 +242,7 @@ class CloudStreams:
 
     def disconnected(self) -> None:
         """The connection to the broker is gone; sessions may outlive that, streams do not."""
+        self._connected = False
         for node, lines in self._lines.items():
             if lines.mux.streams:
                 lines.end("the cloud lost its connection to the broker")
@@ -246,6 +250,7 @@ class CloudStreams:
 
     def reconnected(self, publish: Publish) -> None:
         """Tell those edges whose sessions go on that their streams are over."""
+        self._connected = True
         for node, lines in self._reset.items():
             payload = stream_codec.encode_acks(StreamAcks(lines.mux.session, reset=True))
             publish(topics.stream(node, 0, "down"), payload)

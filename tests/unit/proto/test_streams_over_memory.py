@@ -1,6 +1,9 @@
 """Streams beside a whole link over the memory broker: what the machine alone cannot show."""
 
+import asyncio
+import random
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from proto import topics
 from proto.calls import Call
 from proto.kit.channels import STDIN, STDOUT, Channels, ChannelsClosed
+from proto.kit.errors import Retryable
 from proto.link.memory import MemoryBroker
 from proto.link.streams import NodeAway
 from tests.kit.link import Cloud, Edge, running, start_cloud, start_edge, thing
@@ -112,3 +116,40 @@ async def test_an_opener_that_gives_up_leaves_nothing_at_the_node(world: World) 
 
 async def open_quietly(world: World) -> None:
     await world.open()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_is_cut_a_reader_gets_everything_or_a_beginning_and_an_error(world: World, seed: int) -> None:
+    """STREAM-4, STREAM-10"""
+    rng = random.Random(seed)
+    size, outcomes = 400_000, list[str]()
+
+    async def one() -> None:
+        try:
+            channels = await world.open(Call(kind="logs", limit_bytes=size))
+        except Retryable as error:
+            outcomes.append(str(error))
+            return
+        got = bytearray()
+        try:
+            while (chunk := await channels.read()) is not None:
+                got += chunk.data
+        except ChannelsClosed as error:
+            outcomes.append(str(error))
+        else:
+            outcomes.append("")
+            assert len(got) == size
+        assert flood(0, size).startswith(bytes(got))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(12):
+            await eventually(lambda: live(world.cloud) and world.edge.link.status().connected)
+            for _ in range(3):
+                group.create_task(one())
+            enough = world.broker.published + rng.randrange(1, 60)
+            started = 3 * number + 3
+            await eventually(partial(lambda a, b: world.broker.published >= a or len(outcomes) == b, enough, started))
+            world.broker.cut(rng.choice(["gw-1", "cloudcore"]))
+    assert len(outcomes) == 36
+    assert any(outcomes)
+    await eventually(lambda: world.calls.open_now == 0)
