@@ -15,6 +15,7 @@ from edgecore.data_dir import DataDir, Lock, Running
 from edgecore.devices import controller
 from edgecore.devices.controller import DeviceController
 from edgecore.devices.mappers import Mappers
+from edgecore.door import Door
 from edgecore.localapi import journal as offline_writes
 from edgecore.localapi.events import LocalEvents
 from edgecore.localapi.journal import Journal
@@ -196,6 +197,7 @@ class App:
             why=lambda: self.pods.workloads().message,
         )
         self.local_api = self._local_api(rng) if settings.local_api.enabled else None
+        self.door = Door(directory, self.calls.open, self.pods.restart)
         self.link.streams = EdgeStreams(self.calls.open, settings.link, clock=clock, metrics=metrics)
         self.node.workloads = self.pods.workloads
         self.pods.writer.show_event = LocalEvents(name, store, clock).keep
@@ -284,6 +286,7 @@ class App:
         """Start every long-lived task."""
         spawn = self.supervisor.spawn
         spawn(self.link.run(), "link")
+        spawn(self.door.run(), "door")
         spawn(self.journal.run(self.db, lambda: self.link.status().connected), "offline-writes")
         spawn(self.devices.run(), "devices")
         spawn(self.mappers.run(), "mappers")

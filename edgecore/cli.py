@@ -3,9 +3,27 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from proto.kit import commandline
 from proto.kit.commandline import with_output, with_settings
+
+
+class Verb(argparse.ArgumentParser):
+    """A command. ``takes_command``: what follows ``--`` is another command, whatever it looks like."""
+
+    takes_command = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        words = list(args or ())
+        if not self.takes_command:
+            return super().parse_known_args(words, namespace)
+        cut = words.index("--") if "--" in words else len(words)
+        found, rest = super().parse_known_args(words[:cut], namespace)
+        found.command = words[cut + 1 :]
+        return found, rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
     top = commandline.top("edgecore", "The node daemon of Skerry and its commands.")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    verbs: Any = top.add_subparsers(dest="verb", required=True, metavar="COMMAND", parser_class=Verb)
     _run(verbs)
     _join(verbs)
     for name, text in (
@@ -32,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _device(verbs)
     _local(verbs)
     _images(verbs)
+    _pods(verbs)
     return top
 
 
@@ -93,6 +112,28 @@ def _images(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
         _settings(_verb(inner, "prune", "remove images that no pod of this node needs", module="images"))
     )
     prune.add_argument("--all", action="store_true", help="images with a name, too")
+
+
+def _pods(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    listing = with_output(_verb(verbs, "pods", "list the pods of this node, and why one does not run; works offline"))
+    listing.add_argument("-n", "--namespace", default="", metavar="NS", help="only this namespace")
+    logs = _of_pod(_verb(verbs, "logs", "print the log of a container of this node", module="pods"))
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the container ends")
+    logs.add_argument("--previous", action="store_true", help="of the container before the last restart")
+    logs.add_argument("--tail", type=int, default=None, metavar="LINES", help="only the last lines")
+    execute: Any = _of_pod(_verb(verbs, "exec", "run a command in a container of this node", module="pods"))
+    execute.add_argument("-i", "--stdin", action="store_true", help="pass standard input on")
+    execute.add_argument("-t", "--tty", action="store_true", help="as on a terminal")
+    execute.usage = "edgecore exec [options] POD [-c NAME] [-i] [-t] -- COMMAND [ARGUMENT...]"
+    execute.takes_command = True
+    _of_pod(_verb(verbs, "restart", "restart the containers of a pod of this node", module="pods"))
+
+
+def _of_pod(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    verb.add_argument("pod", help="pod, NAME or NAMESPACE/NAME")
+    verb.add_argument("-n", "--namespace", default="", metavar="NS", help="namespace of the pod")
+    verb.add_argument("-c", "--container", default="", metavar="NAME", help="container; the only or default one")
+    return verb
 
 
 def _verb(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgecore.data_dir import DataDir
 from edgecore.node import Workloads
-from edgecore.pods import admission, choice, probes, records
+from edgecore.pods import admission, choice, probes, records, specs
 from edgecore.pods.build import Builder
 from edgecore.pods.checks import Checks
 from edgecore.pods.controller import PodController
@@ -133,6 +133,18 @@ class PodRoom:
     def statuses(self) -> dict[str, bytes]:
         """Key -> body of every pod status, for the link's repair at hello."""
         return self.writer.bodies()
+
+    def restart(self, namespace: str, name: str, container: str) -> str:
+        """Restart one container of a pod, or all of them; return why not, "" for done."""
+        entry = self.controller.find(namespace, name) if self.controller is not None else None
+        pod = self.controller.pod_of(entry) if self.controller is not None and entry is not None else None
+        if self.controller is None or entry is None or pod is None:
+            return f"pod {namespace}/{name} is not run here"
+        names = [c["name"] for c in (*specs.main_containers(pod), *specs.sidecars(pod))]
+        if container and container not in names:
+            return f"pod {namespace}/{name} has no container {container}; there are: {', '.join(names)}"
+        done = [self.controller.restart(entry, one) for one in ([container] if container else names)]
+        return "" if any(done) else f"no container of pod {namespace}/{name} runs now: it starts by itself when it can"
 
     # life
 

@@ -1,0 +1,135 @@
+"""A real edgecore on a real containerd whose cloud never answers: cold boot, kills, and the commands of the technician."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from edgecore import kinds, offline
+from kubeapi.kinds import POD
+from kubeapi.store import Store
+from proto.kit.clock import SystemClock
+from proto.kit.database import Database
+from tests.e2e.conftest import LoneEdge
+from tests.kit.containerd import Host
+from tests.kit.platform import CommandFailed, command
+from tests.kit.pods import container, pod
+from tests.kit.wait import eventually
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    one = Host(tmp_path_factory.mktemp("host") / "h", subnet="10.91.0.0/16")
+
+    async def start() -> None:
+        await one.open()
+        await one.start()
+
+    try:
+        asyncio.run(start())
+        yield one
+    finally:
+        asyncio.run(one.close())
+
+
+@pytest.fixture
+async def edge(host: Host, lone_edge: LoneEdge) -> AsyncIterator[LoneEdge]:
+    """An edge inside the host: it finds containerd where every gateway has it."""
+    lone_edge.daemon.argv = [*host.argv_prefix, *lone_edge.daemon.argv]
+    yield lone_edge
+    if not lone_edge.daemon.running:
+        await lone_edge.daemon.start()
+    for name in [p["metadata"]["name"] for p in offline.objects(lone_edge.directory, POD)]:
+        await lone_edge.daemon.kill()
+        await seed(lone_edge, gone=name)
+    await lone_edge.daemon.kill()
+
+
+async def seed(edge: LoneEdge, *pods: Json, gone: str = "") -> None:
+    """Put pods where the link would, while no daemon runs."""
+    db = Database.open(edge.directory.database)
+    store = await Store.open(db, kinds.registry(), SystemClock(), decoded_objects=64)
+    for one in pods:
+        await db.tx(lambda tx, one=one: store.put(tx, POD, one))  # type: ignore[misc]
+    if gone:
+        await db.tx(lambda tx: store.remove(tx, POD, "default", gone))
+    await db.close()
+
+
+def status(edge: LoneEdge, name: str) -> Json:
+    found = next((p for p in offline.objects(edge.directory, POD) if p["metadata"]["name"] == name), {})
+    return found.get("status") or {}
+
+
+def is_ready(edge: LoneEdge, name: str, restarts: int = 0) -> bool:
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status(edge, name).get("conditions") or [])
+    return ready and status(edge, name)["containerStatuses"][0]["restartCount"] == restarts
+
+
+def ids(edge: LoneEdge, *names: str) -> list[str]:
+    return [s["containerID"] for name in names for s in status(edge, name)["containerStatuses"]]
+
+
+async def edgecore(edge: LoneEdge, *words: str) -> str:
+    verb, *rest = words
+    return await command("edgecore", verb, "--data-dir", str(edge.directory.path), *rest)
+
+
+async def test_a_cold_boot_without_any_network_runs_twenty_pods_within_eight_seconds(
+    host: Host, edge: LoneEdge
+) -> None:
+    names = [f"p{i}" for i in range(20)]
+    await seed(edge, *(pod(name, terminationGracePeriodSeconds=0) for name in names))
+    began_s = asyncio.get_running_loop().time()
+
+    await edge.daemon.start()
+    await eventually(lambda: all(is_ready(edge, name) for name in names), 30)
+    first_s = asyncio.get_running_loop().time() - began_s
+    before = ids(edge, *names)
+    await edge.daemon.kill()
+    await edge.daemon.start()
+    await eventually(lambda: "container runtime answers" in edge.daemon.log.read_text().rpartition("pods are run")[2])
+    listed = json.loads(await edgecore(edge, "pods", "-o", "json"))["items"]
+    rss = edge.daemon.rss_bytes()
+    await edge.daemon.kill()
+
+    assert ids(edge, *names) == before
+    assert [row["why"] for row in listed] == [""] * 20
+    assert first_s < 8.0
+    assert rss < 66 << 20
+
+
+async def test_the_technician_sees_logs_enters_and_restarts_without_a_cloud(host: Host, edge: LoneEdge) -> None:
+    speaks = container(command=("sh", "-c", "echo started; sleep 1000"))
+    broken = container(
+        command=("sh", "-c", "echo cannot open the valve; exit 7"), terminationMessagePolicy="FallbackToLogsOnError"
+    )
+    await seed(edge, pod("web", speaks, terminationGracePeriodSeconds=0), pod("bad", broken))
+    await edge.daemon.start()
+    await eventually(lambda: is_ready(edge, "web"), 20)
+    await eventually(lambda: "CrashLoopBackOff" in json.dumps(status(edge, "bad")), 20)
+
+    said = await edgecore(edge, "exec", "web", "--", "sh", "-c", "echo inside; echo aside >&2")
+    with pytest.raises(CommandFailed, match="ended with 9"):
+        await edgecore(edge, "exec", "web", "-c", "main", "--", "sh", "-c", "exit 9")
+    rows = {row["name"]: row for row in json.loads(await edgecore(edge, "pods", "-o", "json"))["items"]}
+    restarted = await edgecore(edge, "restart", "web")
+    await eventually(lambda: is_ready(edge, "web", 1), 20)
+    log = await edgecore(edge, "logs", "default/web", "--tail", "5")
+    earlier = await edgecore(edge, "logs", "web", "--previous")
+    await edge.daemon.kill()
+    offline_log = await edgecore(edge, "logs", "web")
+
+    assert (said, log, earlier, offline_log) == ("inside\n", "started\n", "started\n", "started\n")
+    assert restarted == "default/web: all containers restarting\n"
+    assert rows["web"]["why"] == ""
+    assert rows["bad"]["why"].startswith("container main ends with exit code 7 again and again")
+    assert rows["bad"]["why"].endswith(": cannot open the valve")
+    with pytest.raises(CommandFailed, match="systemctl start edgecore"):
+        await edgecore(edge, "exec", "web", "--", "true")
+    with pytest.raises(CommandFailed, match="no pod nothing on this node"):
+        await edgecore(edge, "restart", "nothing")
