@@ -3,7 +3,6 @@
 from typing import Any
 
 from proto import labels, writes
-from proto.names import parse_key
 from proto.writes import Write, WriteResult
 
 GROUP, VERSION, PLURAL, KIND = "edge.skerry.io", "v1alpha1", "writeconflicts", "WriteConflict"
@@ -15,12 +14,13 @@ Json = dict[str, Any]
 
 def make(node: str, name: str, namespace: str, write: Write, result: WriteResult) -> Json:
     """Return the WriteConflict. Secrets show which keys differ, never a value."""
-    key = parse_key(write.key)
+    space, _, target_name = write.key.rpartition("/")
+    space = space.rpartition("/")[2]
     target = {
         "apiVersion": write.api_version,
         "kind": write.kind,
-        "namespace": key.namespace,
-        "name": key.name,
+        "namespace": "" if space == "-" else space,
+        "name": target_name,
         "subresource": write.subresource,
     }
     spec: Json = {

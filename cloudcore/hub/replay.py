@@ -63,7 +63,7 @@ class Replay:
         )
 
     async def carry(self, node: str, row: MessageRow, _body: Json) -> None:
-        """Make one write and answer it. Raises MalformedMessage, ApiUnavailable, SqlUnavailable."""
+        """Make one write and answer it. Raises MalformedMessage for what is no write at all, ApiUnavailable, SqlUnavailable."""
         write = writes.decode_write(row.body)
         answer = await self._outcomes.find(node, write)
         if answer is None:
@@ -77,9 +77,14 @@ class Replay:
             log.warning("an answer was not sent", node=node, seq=write.seq, reason=error)
 
     async def _result(self, node: str, write: Write) -> WriteResult:
-        key = parse_key(write.key)
-        kind = _kind(write, key)
         result = WriteResult(write.seq, write.key, writes.APPLIED)
+        try:
+            key = parse_key(write.key)
+            kind = _kind(write, key)
+        except MalformedMessage as error:  # a newer node's, or a forged one: answered, or it would come again for ever
+            result.outcome, result.reason, result.message = writes.REFUSED, "Malformed", str(error)
+            await self._report(node, write, result, ObjectKey("", "", "", ""))
+            return result
         try:
             result.object = await self._made(node, write, kind, key)
         except Clashed as error:
@@ -215,6 +220,8 @@ class Replay:
                 break
             except ApiRefused as error:  # the namespace is gone, or the definition is not installed
                 log.warning("a conflict could not be kept", key=write.key, reason=error)
+        if not key.name:
+            return
         involved = {"apiVersion": write.api_version, "kind": write.kind, "name": key.name, "namespace": key.namespace}
         said = conflicts.sentence(write, result)[:1024]
         self._tell().tell("Warning", involved, conflicts.REASONS[result.outcome], said, name=f"{key.name}.{name}")

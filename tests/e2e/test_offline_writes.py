@@ -76,6 +76,7 @@ class Op:
 class Site:
     """One gateway and its office, each with its own kubectl; ``ops`` is everything that was written at the gateway."""
 
+    platform: Platform
     edge: Edge
     here: dict[str, Kubectl]
     office: Kubectl
@@ -147,7 +148,7 @@ async def site(tmp_path: Path) -> Any:
         await command("edgecore", "kubectl-config", "--data-dir", str(edge.data_dir), "--out", str(config))
         here = {version: Kubectl(version, config, tmp_path / f"home-{version}") for version in SPREAD}
         office = Kubectl(MIDDLE, platform.cloud_dir / "admin.kubeconfig", tmp_path / "home-office")
-        found = Site(edge, here, office)
+        found = Site(platform, edge, here, office)
         await seeded(found)
         yield found
 
@@ -296,11 +297,50 @@ async def test_five_hundred_writes_of_an_outage_are_applied_or_reported_one_by_o
     await remove(site)
     await fill(site, 500)
     assert site.waiting() == len(site.ops) == 500
+    assert len((await edgecore(site, "pending"))["items"]) == 500
     site.edge.mend()
     await site.edge.connected()
+    await killed_on_the_way(site)
     await eventually(lambda: site.waiting() == 0, 60.0)
 
     await check(site)
+    await mended_by_hand(site)
+
+
+async def killed_on_the_way(site: Site) -> None:
+    """Both ends are killed while the answers come in: what was answered stays so, the rest goes on."""
+    await eventually(lambda: site.waiting() < 450, 30.0)
+    await site.platform.cloud.kill()
+    await site.edge.kill()
+    await site.platform.start_cloud()
+    await site.edge.start()
+    await site.edge.connected(30.0)
+
+
+async def edgecore(site: Site, *words: str) -> Json:
+    found: Json = json.loads(await command("edgecore", *words, "-o", "json", "--data-dir", str(site.edge.data_dir)))
+    return found
+
+
+async def mended_by_hand(site: Site) -> None:
+    """One conflict is made again over what is there now, one is dropped; both are gone then, here and in the office."""
+    refused = {(each["kind"], each["name"]): each for each in (await edgecore(site, "conflicts", "list"))["items"]}
+    again, dropped = refused["ConfigMap", "cm-0"], refused["ConfigMap", "cm-5"]
+    shown = await edgecore(site, "conflicts", "show", again["conflict"])
+    assert (shown["mine"]["data"]["a"], shown["theirs"]["data"]["a"]) == ("edge", "office")
+    port = ("--set", f"local_api.port={site.edge.local_port}")
+    for verb, which in (("retry", again), ("drop", dropped)):
+        await command("edgecore", "conflicts", verb, which["conflict"], *port, "--data-dir", str(site.edge.data_dir))
+
+    async def settled() -> bool:
+        left = [each["conflict"] for each in (await edgecore(site, "conflicts", "list"))["items"]]
+        kept = (await done(site.office, "get writeconflicts -o name")).split()
+        names = {which["conflict"].rpartition("/")[2] for which in (again, dropped)}
+        return not names & {name.rpartition("/")[2] for name in (*left, *kept)} and site.waiting() == 0
+
+    await eventually(settled, 20.0)
+    value = await done(site.office, "get configmap cm-0 cm-5 -o jsonpath={.items[*].data.a}")
+    assert value == "edge office"
 
 
 async def check(site: Site) -> None:
@@ -363,9 +403,7 @@ async def same_at_the_gateway(site: Site, found: dict[str, Json]) -> None:
         return mine == theirs and all("pending-write" not in json.dumps(each["metadata"]) for each in here.values())
 
     await eventually(same, 20.0)
-    shown = json.loads(
-        await command("edgecore", "conflicts", "list", "-o", "json", "--data-dir", str(site.edge.data_dir))
-    )
+    shown = await edgecore(site, "conflicts", "list")
     assert len(shown["items"]) == sum(op.conflict for op in site.ops)
 
 

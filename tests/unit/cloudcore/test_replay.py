@@ -246,6 +246,12 @@ async def test_a_node_that_takes_no_answers_holds_up_nobody(desk: Desk) -> None:
         {"verb": "patch", "api_version": "apps/v1"},
     ],
 )
-async def test_a_write_that_is_none_is_malformed(desk: Desk, broken: Json) -> None:
+async def test_a_write_that_no_api_server_takes_is_refused_and_kept(desk: Desk, broken: Json) -> None:
+    answer = await desk.carry(desk.write(**broken))
+    assert (answer.outcome, answer.reason) == ("refused", "Malformed")
+    assert len(await desk.kept()) == 1 or broken["verb"] == "merge"  # the definition knows no other verb
+
+
+async def test_what_is_no_write_at_all_is_dropped(desk: Desk) -> None:
     with pytest.raises(MalformedMessage):
-        await desk.carry(desk.write(**broken))
+        await desk.replay.carry(NODE, MessageRow(1, writes.KIND, b'{"seq": "x"}'), {})
