@@ -12,6 +12,7 @@ from edgecore.pods import cgroups, mounts
 from edgecore.pods.settings import PodsSettings
 from kubeapi.kinds import CONFIG_MAP, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, SECRET, SERVICE_ACCOUNT
 from tests.kit.containerd import Host
+from tests.kit.images import BUSYBOX_REF
 from tests.kit.pods import PodWorld, container, pod, world
 from tests.kit.wait import eventually
 
@@ -184,6 +185,29 @@ async def test_a_pod_weighs_what_it_asks_for(node: PodWorld) -> None:
     own = [path for root in cgroups.hierarchies() for path in root.glob("skerry-pods/burstable/poduid-heavy")]
     files = [path / file for path in own for file in ("cpu.shares", "cpu.weight") if (path / file).exists()]
     assert [path.read_text().strip() for path in files] in (["1536"], ["59"])
+
+
+@pytest.mark.timeout(120)
+async def test_a_static_pod_runs_from_its_file_to_the_end_of_it(node: PodWorld, tmp_path: Path) -> None:
+    folder = tmp_path / "edge/manifests"
+    folder.mkdir(parents=True)
+    (folder / "bad.yaml").write_text("kind: [")
+    text = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: disc}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n"
+        f"  - {{name: main, image: '{BUSYBOX_REF}', imagePullPolicy: Never, command: [sleep, '1000']}}\n"
+    )
+    (folder / "disc.yaml").write_text(text)
+
+    await node.ready("disc-gw-1", timeout_s=30)
+    first = node.state("disc-gw-1")["containerID"]
+    assert "bad.yaml line 1" in node.events("BadStaticPod")[0]["message"]
+    assert [body["pod"]["metadata"]["name"] for body in node.messages("pod-mirror")] == ["disc-gw-1"]
+
+    (folder / "disc.yaml").write_text(text.replace("'1000'", "'2000'"))
+    await eventually(lambda: node.is_ready("disc-gw-1") and node.state("disc-gw-1")["containerID"] != first, 30)
+    (folder / "disc.yaml").unlink()
+    builder = node.room.builder
+    await eventually(lambda: builder is not None and not builder.orphans(), 30)
 
 
 @pytest.mark.timeout(120)
