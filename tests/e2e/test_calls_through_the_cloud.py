@@ -68,7 +68,8 @@ async def test_kubectl_reaches_containers_behind_the_link(site: Site) -> None:
     refused = await asyncio.to_thread(site.kubectl.run, "exec waits -- sh -c 'exit 7'")
     assert refused.returncode == 7
     await copies_both_ways(site)
-    await follows(site)
+    await follows(site, "logs -f --tail=1 talks")
+    await follows(site, "attach talks")
     await forwards(site)
     await figures(site)
     await doctors(site)
@@ -89,13 +90,13 @@ async def copies_both_ways(site: Site) -> None:
     assert hashlib.sha256(back.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
 
 
-async def follows(site: Site) -> None:
-    argv = site.kubectl.argv("logs -f --tail=1 talks")
+async def follows(site: Site, command: str) -> None:
+    argv = site.kubectl.argv(command)
     process = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE, env=site.kubectl.environment(None))
     assert process.stdout is not None
     async with asyncio.timeout(20):
-        lines = [await process.stdout.readline() for _ in range(10)]
-    numbers = [int(line.split()[1]) for line in lines]
+        lines = [await process.stdout.readline() for _ in range(12)]
+    numbers = [int(line.split()[1]) for line in lines if line.startswith(b"line ")][:10]
     assert numbers == list(range(numbers[0], numbers[0] + 10))
     process.terminate()
     await process.wait()
