@@ -14,6 +14,7 @@ from cloudcore.revocation import Revocations
 from cloudcore.settings import Api
 from kubeapi import kinds
 from kubeapi.access import Access, Authenticator
+from kubeapi.bootstrap import ensure_api_service
 from kubeapi.controllers.builtin import BuiltinControllers
 from kubeapi.controllers.csr import SERVING, SigningRequest
 from kubeapi.crds import Crds
@@ -24,7 +25,7 @@ from kubeapi.objects import Objects
 from kubeapi.pod_admission import PodAdmission
 from kubeapi.rbac import Rbac
 from kubeapi.server import ApiServer, ApiSettings
-from kubeapi.service_admission import ServiceAddresses
+from kubeapi.service_admission import ServiceAddresses, api_address
 from kubeapi.store import Store
 from kubeapi.tokens import TokenSigner, open_key
 from kubeapi.watchlog import Limits as StoreLimits
@@ -109,7 +110,10 @@ class EmbeddedApi:
 
     async def listen(self, context: ssl.SSLContext) -> int:
         """Serve; returns the bound port. Raises OSError."""
-        return await self._server.start(self._options.host, self._options.port, context)
+        port = await self._server.start(self._options.host, self._options.port, context)
+        address = api_address(self._options.service_range)
+        await ensure_api_service(self.objects, address, self._options.host, port)
+        return port
 
     async def close(self) -> None:
         await self._server.close()

@@ -15,6 +15,11 @@ NODE_PORTS = range(30000, 32768)
 STATIC_SHARE = 16  # the first 1/16 of the range, at most 256, is left to those who ask for an address by name
 
 
+def api_address(cidr: str) -> str:
+    """Return the address of the ``kubernetes`` Service: the first of the range."""
+    return str(ipaddress.ip_network(cidr)[1])
+
+
 class ServiceAddresses:
     """Gives Services their addresses. ``admit`` is a Hook; raises 422 for an address that is taken or outside, 500 when full."""
 
@@ -22,11 +27,6 @@ class ServiceAddresses:
         self._store = store
         self.network = ipaddress.ip_network(cidr)
         self._last = 0  # offset of the newest address given: the next search begins behind it
-
-    @property
-    def first(self) -> str:
-        """The address of the ``kubernetes`` Service."""
-        return str(self.network[1])
 
     def admit(self, attempt: Attempt) -> Json | None:
         if attempt.res != SERVICE or attempt.subresource or attempt.obj is None:
