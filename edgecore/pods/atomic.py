@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from edgecore.pods import ownership
 from edgecore.pods.projected import File
 from proto.kit.clock import Clock
 
@@ -95,7 +96,7 @@ def _directory(path: Path, mode: int, group: int | None) -> None:
     if group is not None:
         os.chown(path, -1, group)
         mode |= 0o2000
-    path.chmod(mode)
+    ownership.set_mode(path, mode)
 
 
 def _tops(files: Mapping[str, File]) -> set[str]:

@@ -2,11 +2,12 @@
 
 import asyncio
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from edgecore import offline
 from edgecore.data_dir import AlreadyRunning, DataDir, Lock
-from edgecore.pods import choice, marks, poddirs
+from edgecore.pods import cgroups, choice, marks, poddirs
 from edgecore.pods.runtime import ContainerRuntime
 from edgecore.settings import Settings
 from proto.kit.clock import Clock
@@ -55,4 +56,8 @@ async def _end_all(runtime: ContainerRuntime) -> list[str]:
 def _delete_files(data_dir: Path) -> None:
     dirs = poddirs.PodDirs(data_dir, memory=poddirs.memory_home(data_dir), mounting=True)
     for uid in dirs.uids():
+        cgroups.remove(uid)
         dirs.delete(uid)
+    if dirs.memory is not None:
+        with suppress(OSError):  # never made, or somebody's shell is in there
+            dirs.memory.rmdir()

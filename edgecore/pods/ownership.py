@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-DIRECTORY, FILE = 0o2770, 0o660
+DIRECTORY, FILE, RIGHTS = 0o2770, 0o660, 0o770  # set-group-id may be forbidden to us: a root without it fits, too
 ON_ROOT_MISMATCH = "OnRootMismatch"
 
 
@@ -20,7 +20,7 @@ def give(volume: Path, group: int, policy: str | None) -> bool:
 
 
 def _fits(status: os.stat_result, group: int) -> bool:
-    return status.st_gid == group and status.st_mode & DIRECTORY == DIRECTORY
+    return status.st_gid == group and status.st_mode & RIGHTS == RIGHTS
 
 
 def _give(path: Path, group: int) -> None:
@@ -42,6 +42,16 @@ def _chmod(path: Path, mode: int) -> None:
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if not stat.S_ISLNK(os.fstat(descriptor).st_mode):
-            Path(f"/proc/self/fd/{descriptor}").chmod(mode)
+            set_mode(Path(f"/proc/self/fd/{descriptor}"), mode)
     finally:
         os.close(descriptor)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Change the mode; a hardened unit may forbid set-group-id, then the group has its rights without it. Raises OSError."""
+    try:
+        path.chmod(mode)
+    except PermissionError:
+        if not mode & stat.S_ISGID:
+            raise
+        path.chmod(mode & ~stat.S_ISGID)

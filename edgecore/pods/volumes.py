@@ -158,7 +158,8 @@ class Volumes:
         place.mkdir(parents=True, exist_ok=True)
         if medium == "Memory" and self.dirs.mounting and not mounts.below(place):
             mounts.tmpfs(place, quantities.units(source["sizeLimit"]) if source.get("sizeLimit") else 0)
-        place.chmod(EMPTY_MODE | (0 if fs_group(pod) is None else place.stat().st_mode & 0o2000))
+        if place.stat().st_mode & EMPTY_MODE != EMPTY_MODE:
+            place.chmod(EMPTY_MODE)
         await self._own(pod, place)
 
     async def _own(self, pod: Json, path: Path) -> None:

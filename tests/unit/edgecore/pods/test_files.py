@@ -204,6 +204,49 @@ def test_a_host_path_is_what_its_type_says(tmp_path: Path, kind: str) -> None:
         hostpaths.check({"path": str(path), "type": "BlockDevice"})
 
 
+def test_what_we_make_is_readable_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        hostpaths.check({"path": f"{tmp_path}/d/e", "type": "DirectoryOrCreate"})
+        hostpaths.check({"path": f"{tmp_path}/f", "type": "FileOrCreate"})
+        atomic.write(tmp_path / "v", files(a__b="1"), CLOCK)
+        os.close(open_inside(tmp_path / "v", "new/er", create=True))
+    finally:
+        os.umask(before)
+
+    modes = [(tmp_path / path).stat().st_mode & 0o777 for path in ("d", "d/e", "f", "v", "v/a", "v/a/b", "v/new/er")]
+    assert modes == [0o755, 0o755, 0o644, 0o777, 0o755, 0o644, 0o777]
+
+
+def test_without_the_right_to_set_group_ids_a_group_still_gets_its_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chmod = Path.chmod
+
+    def forbidden(path: Path, mode: int) -> None:
+        if mode & 0o6000:
+            raise PermissionError(1, "Operation not permitted", str(path))
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", forbidden)
+
+    ownership.give(tmp_path, 2000, None)
+    atomic.write(tmp_path / "v", files(a="1"), CLOCK, group=2000)
+
+    assert (tmp_path.stat().st_gid, tmp_path.stat().st_mode & 0o7770) == (2000, 0o770)
+    assert (tmp_path / "v/a").stat().st_gid == 2000
+
+
+def test_a_missing_directory_that_we_may_not_make_is_left_to_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    def readonly(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", readonly)
+
+    hostpaths.check({"path": "/none/such", "type": "DirectoryOrCreate"})
+    hostpaths.check({"path": "/none/such", "type": ""})
+
+
 def test_a_host_path_is_made_where_its_type_allows(tmp_path: Path) -> None:
     hostpaths.check({"path": f"{tmp_path}/d/e", "type": "DirectoryOrCreate"})
     hostpaths.check({"path": f"{tmp_path}/f", "type": "FileOrCreate"})
