@@ -112,8 +112,24 @@ def write_archive(path: Path, *images: Oci) -> Path:
     }
     for one in images:
         files |= {f"blobs/sha256/{digest.removeprefix('sha256:')}": blob for digest, blob in one.blobs.items()}
+    return _write_tar(path, files, "w")
+
+
+def write_docker_archive(path: Path, one: Oci, *, mode: str = "w") -> Path:
+    """Write an image as ``docker save`` did for years; ``mode`` is a tar's, such as ``w:gz``."""
+    manifest = json.loads(one.blobs[one.manifest["digest"]])
+    config, *layers = (part["digest"].removeprefix("sha256:") for part in (manifest["config"], *manifest["layers"]))
+    names = {f"{config}.json": config, **{f"{name}/layer.tar": name for name in layers}}
+    listed = [
+        {"Config": f"{config}.json", "RepoTags": [one.reference], "Layers": [f"{name}/layer.tar" for name in layers]}
+    ]
+    files = {name: one.blobs[f"sha256:{digest}"] for name, digest in names.items()}
+    return _write_tar(path, {**files, "manifest.json": json.dumps(listed).encode()}, mode)
+
+
+def _write_tar(path: Path, files: dict[str, bytes], mode: str) -> Path:
     partial = path.with_suffix(f".{os.getpid()}.part")
-    with tarfile.open(partial, "w") as tar:
+    with tarfile.open(partial, mode) as tar:  # type: ignore[call-overload]
         for name, content in files.items():
             item = tarfile.TarInfo(name)
             item.size = len(content)

@@ -4,8 +4,11 @@ CRI has no call for it. containerd has one that its own client ``ctr`` speaks; C
 """
 
 import asyncio
+import gzip
 import shutil
 import tarfile
+import zlib
+from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +20,8 @@ NAMESPACE = "k8s.io"  # where the CRI plugin looks
 IMPORT_S = 1800.0
 MAX_INDEX_BYTES = 4 << 20
 MAX_MEMBERS = 100_000
-MAX_OUTPUT_CHARS = 500
+MAX_OUTPUT_BYTES = 500
+PIECE_BYTES = 1 << 20
 NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 BAD_ARCHIVE = "InvalidArchive"
 
@@ -46,7 +50,7 @@ async def import_archive(runtime: Runtime, socket: Path, archive: Path) -> list[
             f"ctr -a {socket} -n {NAMESPACE} images import {archive}",
             "NotSupported",
         )
-    await _run([*program, "-a", str(socket), "-n", NAMESPACE, "images", "import", str(archive)])
+    await _run([*program, "-a", str(socket), "-n", NAMESPACE, "images", "import", "-"], archive)
     missing = [reference for reference in references if await runtime.image(reference) is None]
     if missing:
         raise RuntimeRefused(f"after the import the runtime still does not have {', '.join(missing)}", BAD_ARCHIVE)
@@ -59,7 +63,7 @@ def references_in(archive: Path) -> list[str]:
         indexes = _read_indexes(archive)
     except OSError as error:
         raise RuntimeRefused(f"cannot read {archive}: {error.strerror or error}", BAD_ARCHIVE) from error
-    except (tarfile.TarError, EOFError, ValueError, msgspec.MsgspecError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, msgspec.MsgspecError) as error:
         raise RuntimeRefused(f"{archive} is no image archive: {error}", BAD_ARCHIVE) from error
     found = _oci_names(indexes.get("index.json")) or _docker_names(indexes.get("manifest.json"))
     if not indexes:
@@ -73,7 +77,7 @@ def references_in(archive: Path) -> list[str]:
 
 def _read_indexes(archive: Path) -> dict[str, Any]:
     indexes: dict[str, Any] = {}
-    with tarfile.open(archive, "r:*") as tar:
+    with tarfile.open(archive, "r:gz" if _is_gzip(archive) else "r:") as tar:
         for count, member in enumerate(tar):
             if count > MAX_MEMBERS:
                 raise ValueError(f"more than {MAX_MEMBERS} files")
@@ -113,19 +117,46 @@ def _client() -> list[str]:
     return [found, "ctr"] if (found := shutil.which("k3s")) else []
 
 
-async def _run(argv: list[str]) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
+async def _run(argv: list[str], archive: Path) -> None:
+    """Feed the archive to ``argv``, unpacked: containerd 1.6 takes no compressed one."""
+    source = await asyncio.to_thread(gzip.open if _is_gzip(archive) else open, archive, "rb")
+    process = await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE, stderr=STDOUT)
     try:
-        async with asyncio.timeout(IMPORT_S):
-            output, _ = await process.communicate()
+        async with asyncio.timeout(IMPORT_S), asyncio.TaskGroup() as group:
+            said = group.create_task(_said(process))
+            await _feed(process, source)
     except TimeoutError as error:
         raise RuntimeAway(f"the import did not end within {IMPORT_S:.0f} s") from error
     finally:
+        source.close()
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode:
-        said = output.decode(errors="replace").strip()[-MAX_OUTPUT_CHARS:]
-        raise RuntimeRefused(f"containerd refuses the archive: {said}", BAD_ARCHIVE)
+        raise RuntimeRefused(f"containerd refuses the archive: {said.result()}", BAD_ARCHIVE)
+
+
+async def _feed(process: asyncio.subprocess.Process, source: Any) -> None:
+    assert process.stdin is not None
+    try:
+        while piece := await asyncio.to_thread(source.read, PIECE_BYTES):
+            process.stdin.write(piece)
+            await process.stdin.drain()
+    except (ConnectionError, zlib.error, EOFError, OSError):
+        pass  # it gave up, or the archive is cut short: its own words say which
+    process.stdin.close()
+
+
+async def _said(process: asyncio.subprocess.Process) -> str:
+    """Return the end of the output, once the process has ended."""
+    assert process.stdout is not None
+    output = b""
+    while piece := await process.stdout.read(PIECE_BYTES):
+        output = (output + piece)[-MAX_OUTPUT_BYTES:]
+    await process.wait()
+    return output.decode(errors="replace").strip()
+
+
+def _is_gzip(archive: Path) -> bool:
+    with archive.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"

@@ -122,7 +122,10 @@ class Changes:
         while True:
             for uid in await self._relist():
                 yield uid
-            await self._follow({i for i, state in (self._known or {}).items() if self._runs(i, state)})
+            running = {i for i, state in (self._known or {}).items() if self._runs(i, state)}
+            await self._follow(
+                running - self._blind
+            )  # what was out of sight stays so; asking again costs more than listing
             relist_at = self._clock.now_s() + (BLIND_RELIST_S if self._blind else RELIST_S)
             while (left_s := relist_at - self._clock.now_s()) > 0:
                 with suppress(TimeoutError):

@@ -2,8 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,9 +89,10 @@ class CriRuntime:
         return messages.container_status(said.status, self._sandbox_of.get(said.status.id, ""))
 
     async def run_sandbox(self, config: port.SandboxConfig) -> str:
-        request = pb.RunPodSandboxRequest(
-            config=messages.sandbox_config(config, await self.cgroup_driver()), runtime_handler=config.runtime_handler
-        )
+        driver = await self.cgroup_driver()
+        with _tellable():
+            asked = messages.sandbox_config(config, driver)
+            request = pb.RunPodSandboxRequest(config=asked, runtime_handler=config.runtime_handler)
         said = await self._wire.call("RunPodSandbox", request, pb.RunPodSandboxResponse, SANDBOX_S)
         sandbox_id: str = said.pod_sandbox_id
         self._changes.began(sandbox_id, config.uid, sandbox=True)
@@ -108,14 +109,15 @@ class CriRuntime:
             await self._wire.call("RemovePodSandbox", request, pb.RemovePodSandboxResponse, SANDBOX_S)
 
     async def create_container(self, sandbox_id: str, config: port.ContainerConfig, sandbox: port.SandboxConfig) -> str:
-        request = pb.CreateContainerRequest(
-            pod_sandbox_id=sandbox_id,
-            config=messages.container_config(config, sandbox),
-            sandbox_config=messages.sandbox_config(sandbox, await self.cgroup_driver()),
-        )
+        driver = await self.cgroup_driver()
+        with _tellable():
+            request = pb.CreateContainerRequest(
+                pod_sandbox_id=sandbox_id,
+                config=messages.container_config(config, sandbox),
+                sandbox_config=messages.sandbox_config(sandbox, driver),
+            )
         if sandbox.log_directory and config.log_path:  # CRI leaves the container's own folder to its caller
-            log = Path(sandbox.log_directory, config.log_path)
-            await asyncio.to_thread(log.parent.mkdir, mode=0o755, parents=True, exist_ok=True)
+            await asyncio.to_thread(_make_folder, Path(sandbox.log_directory, config.log_path).parent)
         said = await self._wire.call("CreateContainer", request, pb.CreateContainerResponse, CONTAINER_S)
         container_id: str = said.container_id
         self._sandbox_of[container_id] = sandbox_id
@@ -139,6 +141,7 @@ class CriRuntime:
         self._sandbox_of.pop(container_id, None)
 
     async def update_resources(self, container_id: str, resources: port.Resources) -> None:
+        """Change limits; CRI takes 0 for "as it was", so a limit once set can be raised and not taken away (as in Kubernetes)."""
         request = pb.UpdateContainerResourcesRequest(container_id=container_id, linux=messages.resources(resources))
         await self._wire.call("UpdateContainerResources", request, pb.UpdateContainerResourcesResponse, CONTAINER_S)
 
@@ -240,3 +243,19 @@ class CriRuntime:
     async def close(self) -> None:
         self._changes.close()
         await self._wire.close()
+
+
+@contextmanager
+def _tellable() -> Iterator[None]:
+    """Settings that have no place in CRI's messages (a number too large, a text that is none) are refused, not a crash."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        raise RuntimeRefused(f"the container runtime cannot be told this: {error}") from error
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RuntimeRefused(f"cannot make the folder of the logs, {path}: {error.strerror}") from error

@@ -193,6 +193,25 @@ class CallPromises:
                     return channels
                 await channels.close()
 
+    async def test_port_forward_carries_megabytes_both_ways(self, world: World) -> None:
+        config = world.sandbox()
+        sandbox_id = await world.run_sandbox(config)
+        await world.add(sandbox_id, config, "nc", "-ll", "-p", "7777", "-e", "cat")
+        channels = await self.forwarded(world, sandbox_id, b"ready")
+        sent = bytes(range(256)) * (20 << 10)
+
+        async def heard() -> bytes:
+            got = bytearray()
+            async with asyncio.timeout(20):
+                while len(got) < len(sent) and (chunk := await channels.read()) is not None:
+                    got += chunk.data
+            return bytes(got)
+
+        got, _ = await asyncio.gather(heard(), channels.write(DATA, sent))
+        await channels.close()
+
+        assert got == sent
+
     async def test_port_forward_says_why_there_is_no_connection(self, world: World) -> None:
         config = world.sandbox()
         sandbox_id = await world.run_sandbox(config)

@@ -1,5 +1,6 @@
 """Promises about images: listed, imported, removed; and pulled, by runtimes that pull."""
 
+import gzip
 import tarfile
 from pathlib import Path
 
@@ -68,7 +69,16 @@ class ImagePromises:
         assert found == ["localhost/skerry/both-a:1", "localhost/skerry/both-b:1"]
         assert all([await world.runtime.image(reference) for reference in found])
 
-    @pytest.mark.parametrize("kind", ["nothing", "no tar", "empty tar", "cut short", "nameless"])
+    @pytest.mark.parametrize("mode", ["w", "w:gz"])
+    async def test_what_docker_saved_is_imported(self, world: World, mode: str) -> None:
+        made = images.busybox_image("localhost/skerry/saved:1", Labels={"mode": mode})
+        archive = images.write_docker_archive(world.folder / "saved.tar", made, mode=mode)
+
+        assert await world.runtime.import_archive(archive) == [made.reference]
+
+        assert await world.shell("echo saved", image=made.reference) == "saved\n"
+
+    @pytest.mark.parametrize("kind", ["nothing", "no tar", "empty tar", "cut short", "cut gzip", "nameless"])
     async def test_a_bad_archive_is_refused_with_a_reason(self, world: World, kind: str) -> None:
         archive = self.bad_archive(world.folder / "bad.tar", kind)
 
@@ -105,6 +115,8 @@ class ImagePromises:
             tarfile.open(path, "w").close()
         elif kind == "cut short":
             path.write_bytes(good[: len(good) // 2])
+        elif kind == "cut gzip":
+            path.write_bytes(gzip.compress(good, 1)[:200_000])
         elif kind == "nameless":
             images.write_archive(path, images.busybox_image(""))
         return path

@@ -10,7 +10,15 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from edgecore.pods.cri import CriRuntime, changes
-from edgecore.pods.runtime import NoSuch, RuntimeAway, RuntimeRefused, SandboxConfig
+from edgecore.pods.runtime import (
+    ContainerConfig,
+    NoSuch,
+    PortMapping,
+    RuntimeAway,
+    RuntimeRefused,
+    SandboxConfig,
+    Security,
+)
 from proto.gen import cri_pb2 as pb
 from proto.kit.clock import SystemClock
 from tests.kit import images
@@ -149,7 +157,8 @@ async def test_processes_out_of_sight_are_looked_for_more_often(
     pods = Pods(pid)
     async with serving(CriServer(pods.answers()), runtime.socket) as server:
         heard = asyncio.ensure_future(anext(runtime.changes()))
-        await eventually(lambda: server.calls["ListContainers"] > 2)
+        await eventually(lambda: server.calls["ListContainers"] > 4)
+        assert server.calls["ContainerStatus"] == 2  # for its process, and whether it runs; not again at each look
         pods.state = pb.CONTAINER_EXITED
 
         async with asyncio.timeout(5):
@@ -209,3 +218,26 @@ async def test_an_archive_without_ctr_is_refused_with_what_is_missing(
     async with serving(CriServer({"Version": lambda _: answer}), runtime.socket):
         with pytest.raises(RuntimeRefused, match="'ctr'"):
             await runtime.import_archive(images.archive("busybox"))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"hostname": "\ud800"},
+        {"ports": (PortMapping(80, 1 << 40),)},
+        {"ports": (PortMapping(80, 8080, "CARRIER-PIGEON"),)},
+        {"security": Security(uid=1 << 70)},
+    ],
+)
+async def test_a_setting_without_a_place_in_cri_is_refused(runtime: CriRuntime, odd: dict[str, Any]) -> None:
+    async with serving(CriServer({"RuntimeConfig": lambda _: pb.RuntimeConfigResponse()}), runtime.socket):
+        with pytest.raises(RuntimeRefused, match="cannot be told"):
+            await runtime.run_sandbox(SandboxConfig("ns", "name", "uid", **odd))
+
+
+async def test_a_folder_of_logs_that_cannot_be_made_is_a_refusal(runtime: CriRuntime, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    sandbox = SandboxConfig("ns", "name", "uid", log_directory=str(tmp_path / "file"))
+    async with serving(CriServer({"RuntimeConfig": lambda _: pb.RuntimeConfigResponse()}), runtime.socket):
+        with pytest.raises(RuntimeRefused, match="folder of the logs"):
+            await runtime.create_container("x", ContainerConfig("main", "image", log_path="main/0.log"), sandbox)
