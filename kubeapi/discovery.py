@@ -22,8 +22,8 @@ Document = tuple[bytes, str]  # body, ETag
 class Discovery:
     """Answers ``/api``, ``/apis`` and what lies under them, down to the group version."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, registry: Registry, virtual: tuple[Resource, ...] = VIRTUAL) -> None:
+        self._registry, self._virtual = registry, virtual
         self._revision = -1
         self._documents: dict[str, Document] = {}
 
@@ -86,7 +86,8 @@ class Discovery:
     def _by_group(self) -> dict[str, dict[str, list[Resource]]]:
         """Return group -> version -> resources: built-in groups first, versions by preference, resources by name."""
         everything = sorted(
-            [*self._registry.all(), *VIRTUAL], key=lambda r: (r.custom, r.group, version_order(r.version), r.plural)
+            [*self._registry.all(), *self._virtual],
+            key=lambda r: (r.custom, r.group, version_order(r.version), r.plural),
         )
         out: dict[str, dict[str, list[Resource]]] = {}
         for res in everything:

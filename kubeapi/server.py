@@ -8,7 +8,7 @@ from kubeapi.access import Access, Attributes
 from kubeapi.bootstrap import ensure_defaults
 from kubeapi.controllers.csr import Sign, SigningController, guard
 from kubeapi.discovery import Discovery
-from kubeapi.errors import ApiError, method_not_supported
+from kubeapi.errors import ApiError, method_not_supported, unknown_resource
 from kubeapi.http import Answer, HttpServer, Limits, Request, Response, StreamResponse, Upgrade
 from kubeapi.kubelet import KubeletAccess
 from kubeapi.nodeauth import node_restriction
@@ -20,10 +20,11 @@ from kubeapi.routes.connecting import Connecting
 from kubeapi.routes.documents import VERSION, Check, Documents
 from kubeapi.routes.negotiation import Wanted, answer, read_body, refusal, wanted
 from kubeapi.routes.target import METHODS, Target, resolve
+from kubeapi.routes.usage import Usage
 from kubeapi.routes.virtual import Virtual
 from kubeapi.routes.watching import Watches, WatchTimes
 from kubeapi.routes.writes import Writes, require_served
-from kubeapi.virtual_kinds import CONNECTIONS, VIRTUAL
+from kubeapi.virtual_kinds import CONNECTIONS, USAGE, VIRTUAL
 from proto.calls import OpenCall
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
@@ -87,8 +88,10 @@ class ApiServer:
         self._virtual = Virtual(objects, access, rbac)
         self._writes = Writes(objects, access)
         self._connecting = Connecting(objects, self.settings.kubelet, self.settings.open_call)
+        missing = metrics.counter("skerry_kube_usage_missing_total", "Nodes left out of metrics.k8s.io: no answer")
+        self._usage = Usage(objects, self._connecting, clock, missing)
         self._documents = Documents(
-            Discovery(objects.registry),
+            Discovery(objects.registry, (*VIRTUAL, *USAGE) if self._connecting.reaches_nodes else VIRTUAL),
             OpenApi(objects.registry, self.settings.version),
             metrics=metrics,
             checks={"ping": lambda: "", **(checks or {})},
@@ -150,6 +153,10 @@ class ApiServer:
         if target.subresource in CONNECTIONS:
             return await self._connecting.answer(target, request)
         asked = wanted(request.headers.get("accept", ""))
+        if target.res in USAGE:
+            if not self._connecting.reaches_nodes:
+                raise unknown_resource()
+            return await self._usage.answer(target, request, asked)
         if target.verb == "watch":
             return self._watches.start(target, asked)
         if target.verb in ("get", "list"):

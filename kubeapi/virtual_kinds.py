@@ -1,8 +1,9 @@
 """Kinds that are asked and never stored: reviews of tokens and of rights. Served, discovered, documented; not in the store."""
 
-from kubeapi.resources import Resource
+from kubeapi.resources import Column, Resource
 
 AUTHENTICATION, AUTHORIZATION = "authentication.k8s.io", "authorization.k8s.io"
+METRICS = "metrics.k8s.io"
 
 
 def _review(group: str, plural: str, kind: str, *, namespaced: bool = False) -> Resource:
@@ -18,7 +19,29 @@ VIRTUAL = (
     _review(AUTHORIZATION, "subjectaccessreviews", "SubjectAccessReview"),
     _review(AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview", namespaced=True),
 )
-VIRTUAL_BY_PATH = {(res.group, res.version, res.plural): res for res in VIRTUAL}
+_USAGE = (Column("CPU", ".usage.cpu"), Column("Memory", ".usage.memory"), Column("Window", ".window"))
+USAGE = (  # what kubelets say; served where they can be asked
+    Resource(
+        METRICS,
+        "v1beta1",
+        "nodes",
+        "NodeMetrics",
+        namespaced=False,
+        verbs=("get", "list"),
+        columns=_USAGE,
+        singular="node",
+    ),
+    Resource(
+        METRICS,
+        "v1beta1",
+        "pods",
+        "PodMetrics",
+        verbs=("get", "list"),
+        columns=(Column("Window", ".window"),),
+        singular="pod",
+    ),
+)
+VIRTUAL_BY_PATH = {(res.group, res.version, res.plural): res for res in (*VIRTUAL, *USAGE)}
 
 # Subresources whose body is another kind than their parent's: (group, version, kind)
 SUBRESOURCE_KINDS = {

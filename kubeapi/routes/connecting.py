@@ -23,7 +23,8 @@ from kubeapi.objects import Objects
 from kubeapi.routes.target import Target
 from kubeapi.stored import encode
 from kubeapi.streaming.front import TEXT, Streamed, serve_call
-from proto.calls import OpenCall
+from proto.calls import Call, OpenCall
+from proto.kit.channels import STDOUT, Channels, ChannelsClosed
 
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 LOG_OPTIONS = (
@@ -50,6 +51,8 @@ FORWARDED = (  # of the client's head, to the kubelet
 )
 NOT_RETURNED = frozenset({"connection", "upgrade", "date", "content-length", "transfer-encoding", "content-type"})
 MAX_REFUSAL_BYTES = 64 << 10
+MAX_SUMMARY_BYTES = 4 << 20
+SUMMARY_PATH = "/stats/summary?only_cpu_and_memory=true"
 PATH_SAFE = "/:@!$&'()*+,;=~-._"
 
 Json = dict[str, Any]
@@ -83,6 +86,23 @@ class Connecting:
         if target.res.plural == "nodes":
             return await self._there(Place(held, _proxied_path(request), "endpoints"), request)
         raise ApiError(501, "NotImplemented", f"{target.res.plural}/{target.subresource} is not served")
+
+    @property
+    def reaches_nodes(self) -> bool:
+        return self._kubelet is not None or self._open_call is not None
+
+    async def summary(self, node: Json) -> bytes:
+        """Return the node's kubelet Summary as JSON. Raises Retryable, ApiError, CallRefused."""
+        if self._open_call is not None:
+            return await _gathered(await self._open_call(Call("stats")))
+        at, access = self.endpoint(node)
+        answer = await ask(access, at, "GET", SUMMARY_PATH, [("Accept", "application/json")])
+        try:
+            if answer.status != 200:
+                raise KubeletAway(f"the kubelet answered {answer.status}")
+            return await answer.text(MAX_SUMMARY_BYTES)
+        finally:
+            answer.close()
 
     async def _here(self, target: Target, request: Request, pod: Json, container: str) -> Answer:
         assert self._open_call is not None
@@ -146,6 +166,19 @@ class Connecting:
         if self._kubelet is None:
             raise ApiError(501, "NotImplemented", "this server was given no way to reach kubelets")
         return endpoint(node, self._kubelet.address_types), self._kubelet
+
+
+async def _gathered(channels: Channels) -> bytes:
+    """Return everything on STDOUT. Raises ChannelsClosed."""
+    out = bytearray()
+    try:
+        while (chunk := await channels.read()) is not None:
+            out += chunk.data if chunk.channel == STDOUT else b""
+            if len(out) > MAX_SUMMARY_BYTES:
+                raise ChannelsClosed(f"the summary is larger than {MAX_SUMMARY_BYTES} bytes")
+    finally:
+        await channels.close()
+    return bytes(out)
 
 
 class _Raw:

@@ -1,6 +1,7 @@
 """logs, exec, attach and port-forward by every supported kubectl, through the API, to a node behind it."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.kit.kubectl import VERSIONS, Kubectl
 from tests.kit.kubelet import pod, serving_kubelet
 from tests.kit.wait import eventually
 from tests.unit.kubeapi_http.face import open_face
+from tests.unit.kubeapi_http.test_usage import SUMMARY
 from tests.unit.kubeapi_streaming.node import ShellNode
 
 PODS = "/api/v1/namespaces/default/pods"
@@ -66,6 +68,7 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         config = tmp_path / "config"
         config.write_text(CONFIG.replace("PORT", str(face.port)))
         (tmp_path / "home").mkdir()
+        kubelet.summary = json.dumps(SUMMARY).encode()
         yield Site(Kubectl(request.param, config, tmp_path / "home"), node)
 
 
@@ -115,6 +118,15 @@ async def test_port_forward_carries_many_connections(site: Site) -> None:
     forwarding.kill()
     await forwarding.wait()
     await eventually(lambda: site.node.running == 0)
+
+
+async def test_top_shows_what_nodes_and_pods_use(site: Site) -> None:
+    code, out, err = await site.run("top node")
+    assert (code, err) == (0, b"")
+    assert re.search(rb"gw-1 +250m +12% +512Mi +25% *$", out)
+    code, out, err = await site.run("top pod --containers")
+    assert (code, err) == (0, b"")
+    assert re.search(rb"web +app +1m +8Mi", out)
 
 
 async def test_what_the_node_refuses_is_printed(site: Site) -> None:
