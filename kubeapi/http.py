@@ -183,9 +183,8 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def __del__(self) -> None:
-        if not hasattr(
-            self, "transport"
-        ):  # asyncio tells nobody when a TLS handshake fails; nothing refers to this one then
+        # asyncio tells nobody when a TLS handshake fails; nothing refers to this one then.
+        if not hasattr(self, "transport"):
             self.server.handshakes.end(self)
             self.server.count("tls_handshake")
 
@@ -215,20 +214,14 @@ class Connection(asyncio.Protocol):
         if self._tunnel is not None:
             self._tunnel.lose()
         if self.task is None:
-            self._release()
+            self._rested()
         elif self._stage != "handling":
             self.task.cancel()
 
-    def _rested(self, task: "asyncio.Task[None]") -> None:
-        del task
+    def _rested(self, _: object = None) -> None:
         self.task = None
-        if self._gone:
-            self._release()
-
-    def _release(self) -> None:
-        """Leave no cycle behind: a connection with TLS is large, and the collector comes late."""
-        if hasattr(self, "_parser"):  # not of one too many
-            self._parser.release()
+        if self._gone and hasattr(self, "_parser"):  # else one too many
+            self._parser.release()  # no cycle stays behind: a connection with TLS is large, and the collector comes late
 
     def eof_received(self) -> bool:
         self._closing = self._ended = True
