@@ -23,6 +23,7 @@ from edgecore.pods.image_gc import ImageCollector, Limits
 from edgecore.pods.lookups import StoreObjects
 from edgecore.pods.observer import Observer
 from edgecore.pods.probes import Probes
+from edgecore.pods.reclaim import Reclaimer
 from edgecore.pods.reporting import Reporter
 from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused
 from edgecore.pods.seen import Ended
@@ -35,6 +36,7 @@ from edgecore.pods.upkeep import Upkeep
 from edgecore.pods.writer import Writer
 from kubeapi.kinds import CONFIG_MAP, SECRET, SERVICE_ACCOUNT
 from kubeapi.store import Event, Store
+from proto.kit import daemon
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
 from proto.kit.database import Database
@@ -47,6 +49,7 @@ SCHEMA = records.SCHEMA + choice.SCHEMA
 DETECT_S = 5.0  # between two looks for a runtime on a node that has none
 HEALTH_S = 10.0
 IMAGES_S = 60.0
+RECLAIM_S = 60.0
 TOP_IMAGES = 50
 MANIFESTS = "manifests"
 OpenRuntime = Callable[[str, PodsSettings, Clock], ContainerRuntime]
@@ -202,6 +205,7 @@ class PodRoom:
         self._assemble(runtime, builder)
         assert self.controller is not None
         assert self._upkeep is not None
+        reclaimer = Reclaimer(builder.local, self._around.facts, self._db, self._outbox)
         log.info("pods are run", runtime=name)
         for work in (
             self.controller.run(self._settings.relist_every_s),
@@ -209,6 +213,7 @@ class PodRoom:
             self._watch_health(name),
             self._watch_images(),
             *self._upkeep.works(),
+            daemon.forever(reclaimer.turn, every_s=RECLAIM_S, clock=self._clock, name="volumes"),
         ):
             group.create_task(work)
 
