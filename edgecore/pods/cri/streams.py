@@ -255,6 +255,10 @@ async def port_forward(dial: Dial, url: str, port: int) -> SpdyChannels:
 async def _upgraded(dial: Dial, url: str, protocol: str) -> tuple[socket.socket, bytes]:
     """Return the connection and what came after the answer's head."""
     parts = urlsplit(url)
+    if parts.scheme != "http":
+        raise RuntimeRefused(
+            f"the container runtime wants its streams over {parts.scheme}; only http on this machine is spoken"
+        )
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     head = (

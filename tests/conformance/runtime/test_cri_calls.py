@@ -241,3 +241,38 @@ async def test_a_folder_of_logs_that_cannot_be_made_is_a_refusal(runtime: CriRun
     async with serving(CriServer({"RuntimeConfig": lambda _: pb.RuntimeConfigResponse()}), runtime.socket):
         with pytest.raises(RuntimeRefused, match="folder of the logs"):
             await runtime.create_container("x", ContainerConfig("main", "image", log_path="main/0.log"), sandbox)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\n\r\nthe token is gone", RuntimeRefused, "the token is gone"),
+        (b"", RuntimeAway, "ended"),
+        (b"x" * 40_000, RuntimeRefused, "refuses"),
+    ],
+)
+async def test_a_stream_that_cannot_be_opened_says_why(
+    runtime: CriRuntime, answer: bytes, kind: type[Exception], said: str
+) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    streams = await asyncio.start_server(handle, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{streams.sockets[0].getsockname()[1]}/exec/abc"
+    async with serving(CriServer({"Exec": lambda _: pb.ExecResponse(url=url)}), runtime.socket):
+        with pytest.raises(kind, match=said):
+            await runtime.exec("c", ("true",), stdin=False, stdout=True, stderr=True, tty=False)
+    streams.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"), [("https://127.0.0.1:1/exec/x", RuntimeRefused), ("http://127.0.0.1:9/exec/x", RuntimeAway)]
+)
+async def test_streams_are_spoken_to_this_machine_over_http(
+    runtime: CriRuntime, url: str, kind: type[Exception]
+) -> None:
+    async with serving(CriServer({"PortForward": lambda _: pb.PortForwardResponse(url=url)}), runtime.socket):
+        with pytest.raises(kind):
+            await runtime.port_forward("s", 80)
