@@ -129,6 +129,9 @@ async def figures(site: Site) -> None:
     assert {p["podRef"]["name"] for p in summary["pods"]} >= {"talks", "waits"}
     text = await site.say(f"get --raw /api/v1/nodes/{NODE}/proxy/metrics/resource")
     assert 'container_memory_working_set_bytes{container="main",namespace="default",pod="talks"}' in text
+    top = await site.say("top pod")
+    assert {line.split()[0] for line in top.splitlines()[1:]} >= {"talks", "waits"}
+    assert NODE in await site.say("top node")
 
 
 async def refusals(site: Site) -> None:
