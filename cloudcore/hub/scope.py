@@ -103,6 +103,13 @@ class Scope:
         holders = self._graph.holders(key)
         return self._bodies.get(key, informer.kind, item, shared=EVERY in holders or len(holders) > 1)
 
+    def admit(self, node: str, key: str) -> None:
+        """Make sure that ``holds`` is final for these two: a node counts from when it asks. Raises NotSynced."""
+        informer, _ = self._where(key)
+        if not self.synced or (informer is not None and not informer.settled.is_set()):
+            raise NotSynced("the first list of the API server is not complete yet")
+        self._graph.admit(node)
+
     def holds(self, node: str, key: str) -> bool:
         """Whether ``node`` is entitled to the object ``key``, if there is one."""
         return self._graph.holds(node, key)

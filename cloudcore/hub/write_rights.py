@@ -34,7 +34,8 @@ class Rights:
         self._client, self._scope = client, scope
 
     async def check_user(self, node: str, write: Write, kind: Kind, key: ObjectKey) -> None:
-        """Raises Denied, ApiUnavailable."""
+        """Raises Denied, ApiUnavailable, NotSynced while the scope is not known."""
+        self._scope.admit(node, write.key)
         groups = self._groups(node, write.user)
         for verb in VERBS[write.verb]:
             resource = {

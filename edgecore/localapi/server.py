@@ -15,7 +15,7 @@ from edgecore.localapi.journal import Journal
 from edgecore.localapi.settings import LocalApiSettings
 from kubeapi.access import Access, Authenticator
 from kubeapi.controllers.expiry import EventExpiry
-from kubeapi.http import Limits
+from kubeapi.http import Answer, Limits, Request
 from kubeapi.objects import Objects
 from kubeapi.rbac import Rbac
 from kubeapi.server import ApiServer, ApiSettings
@@ -147,6 +147,10 @@ class LocalApi:
         supervisor.spawn(reloading.run(), "local-api-reload")
         supervisor.spawn(self._certificates.run(), "local-api-certificates")
         supervisor.spawn(EventExpiry(self.objects).run(), "local-api-events")
+
+    async def handle(self, request: Request) -> Answer:
+        """Answer one request, as if it had come through the socket."""
+        return await self._server.handle(request)
 
     def summary(self) -> dict[str, Any]:
         """Return where it answers."""

@@ -9,7 +9,8 @@ import pytest
 from cloudcore.hub.replay import CONFLICTS, Replay
 from cloudcore.hub.write_outcomes import Outcomes
 from cloudcore.kube.errors import NotFound
-from cloudcore.kube.resources import CONFIG_MAP, EVENT, POD, SECRET, SERVICE_ACCOUNT, Kind
+from cloudcore.kube.resources import CONFIG_MAP, EVENT, POD, ROLE, ROLE_BINDING, SECRET, SERVICE_ACCOUNT, Kind
+from cloudcore.kube.resources import NODE as NODE_KIND
 from proto import labels, writes
 from proto.kit.errors import MalformedMessage, StorageFull
 from proto.link.replica import MessageRow
@@ -170,6 +171,32 @@ async def test_a_node_speaks_for_nobody_elses_users(desk: Desk, user: str) -> No
     answer = await desk.carry(desk.write("create", mine=config_map(), user=user))
     assert (answer.outcome, answer.reason) == ("refused", "UnknownUser")
     assert await desk.get(CONFIG_MAP, "a") is None
+
+
+async def test_a_pods_account_writes_with_the_rights_that_it_has_in_the_cloud(desk: Desk) -> None:  # LOCAL-12
+    client = desk.cloud.client
+    edge = {"name": NODE, "labels": {labels.EDGE_ROLE: ""}}
+    await client.create(NODE_KIND, "", {"apiVersion": "v1", "kind": "Node", "metadata": edge})
+    await eventually(lambda: desk.cloud.cluster.nodes.get("", NODE))
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web", "namespace": "default"}}
+    await client.create(SERVICE_ACCOUNT, "default", account)
+    await client.create(POD, "default", pod(serviceAccountName="web", automountServiceAccountToken=True))
+    await eventually(lambda: desk.cloud.hub.scope.holds(NODE, SERVICE_ACCOUNT.key("default", "web")))
+    await desk.make(x="1")
+    user = "system:serviceaccount:default:web"
+    change: Json = {"user": user, "mine": {"data": {"x": "2"}}, "base": {"data": {"x": "1"}}}
+    assert (await desk.carry(desk.write("patch", **change))).reason == "Forbidden"
+
+    rule = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["update"]}
+    metadata = {"name": "web", "namespace": "default"}
+    await client.create(
+        ROLE, "default", {"apiVersion": ROLE.api_version, "kind": "Role", "metadata": metadata, "rules": [rule]}
+    )
+    binding = {"apiVersion": ROLE.api_version, "kind": "RoleBinding", "metadata": metadata}
+    ref = {"apiGroup": ROLE.group, "kind": "Role", "name": "web"}
+    subjects = [{"kind": "ServiceAccount", "name": "web", "namespace": "default"}]
+    await client.create(ROLE_BINDING, "default", {**binding, "roleRef": ref, "subjects": subjects})
+    assert (await desk.carry(desk.write("patch", **change))).outcome == "applied"
 
 
 async def test_what_the_user_may_not_do_in_the_cloud_is_refused(desk: Desk) -> None:  # LOCAL-12

@@ -1,14 +1,23 @@
 """Who may do what at the node, and what belongs to it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgecore.data_dir import DataDir
 from edgecore.localapi.access import NodeRights
+from edgecore.localapi.server import LocalApi
+from edgecore.localapi.settings import LocalApiSettings
+from edgecore.pods.lookups import StoreObjects
+from edgecore.pods.tokens import Tokens
 from kubeapi.access import AUTHENTICATED, Attributes, User
 from kubeapi.errors import ApiError
+from kubeapi.http import Request
 from kubeapi.kinds import CLUSTER_ROLE, CONFIG_MAP, DEPLOYMENT, NAMESPACE, POD, SERVICE_ACCOUNT
 from proto import labels
+from proto.kit.backoff import Rng
+from proto.kit.metrics import Metrics
 from tests.unit.edgecore.localapi.conftest import ANN, LocalNode, config_map, pod
 
 RIGHTS = NodeRights("gw-1")
@@ -104,3 +113,34 @@ async def test_a_pod_gets_its_token_here_as_it_would_in_the_cloud(node: LocalNod
     (volume,) = made["spec"]["volumes"]
     assert made["spec"]["containers"][0]["volumeMounts"][0]["name"] == volume["name"]
     assert without["spec"]["automountServiceAccountToken"] is False
+
+
+async def test_a_token_of_the_node_dies_with_its_pod_and_nobody_is_anonymous(node: LocalNode, tmp_path: Path) -> None:
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}}
+    account["metadata"]["uid"] = "sa-1"  # type: ignore[index]
+    await node.cloud_says("core/serviceaccounts/default/default", account)
+    await node.cloud_says("core/pods/default/p", pod(uid="pod-1", nodeName="gw-1"))
+    directory = DataDir(tmp_path)
+    local = LocalApi.open(
+        directory,
+        "gw-1",
+        LocalApiSettings(),
+        node.store,
+        node.journal,
+        clock=node.clock,
+        rng=Rng(1),
+        metrics=Metrics(),
+    )
+    tokens = Tokens.open(directory, StoreObjects(node.store), node.clock)
+    token = tokens.token("default", "default", (), 3600, "p", "pod-1")
+
+    async def asked(**headers: str) -> int:
+        return (await local.handle(Request("GET", "/api/v1", "", headers, b""))).status
+
+    assert await asked(authorization=f"Bearer {token}") == 200  # LOCAL-1
+    assert await asked() == 401
+    assert await asked(authorization=f"Bearer {token[:-4]}AAAA") == 401
+    await node.cloud_says("core/pods/default/p", pod(uid="pod-2", nodeName="gw-1"))
+    assert await asked(authorization=f"Bearer {token}") == 401
+    await node.cloud_says("core/pods/default/p", None)
+    assert await asked(authorization=f"Bearer {token}") == 401
