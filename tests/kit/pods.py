@@ -1,5 +1,6 @@
 """A pod room on its own: a real store and database, a real or a recorded runtime, no cloud."""
 
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from edgecore import kinds
 from edgecore.data_dir import DataDir
 from edgecore.pods import choice
 from edgecore.pods.facts import NodeFacts
+from edgecore.pods.poddirs import memory_home
 from edgecore.pods.room import SCHEMA, OpenRuntime, PodRoom, Surroundings
 from edgecore.pods.settings import PodsSettings
 from kubeapi.kinds import POD
@@ -199,3 +201,6 @@ async def world(folder: Path, clock: Clock | None = None) -> AsyncIterator[PodWo
         yield one
     finally:
         await one.end()
+        memory = memory_home(folder)
+        if memory is not None:  # what a test did not forget would stay in memory
+            shutil.rmtree(memory, ignore_errors=True)
