@@ -253,7 +253,7 @@ async def test_registration_events_and_leases_reach_the_api(cloud: Cloud) -> Non
     await cloud.hub.replica.apply_messages("gw-1", "disk-1", rows)
 
     async def arrived() -> bool:
-        events = (await cloud.client.list(EVENT))["items"]
+        events = [e for e in (await cloud.client.list(EVENT))["items"] if e["source"].get("host") == "gw-1"]
         leases = (await cloud.client.list(LEASE))["items"]
         return [e["reason"] for e in events] == ["Rebooted"] and [x["metadata"]["name"] for x in leases] == ["gw-1"]
 
