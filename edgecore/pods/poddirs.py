@@ -15,6 +15,7 @@ log = Logger("pods")
 UID = re.compile(r"[A-Za-z0-9][-A-Za-z0-9.]{0,127}")
 TMPFS_HOMES = (Path("/run/skerry"), Path("/dev/shm/skerry"))  # noqa: S108  a folder of root's own is made in there
 SUBPATHS = "subpaths"
+MAX_FILE_NAME = 255  # bytes; a pod's name alone may have 253
 
 
 class StillMounted(Retryable):
@@ -50,7 +51,8 @@ class PodDirs:
 
     def log_dir(self, namespace: str, name: str, uid: str) -> Path:
         self.pod(uid)
-        return self.logs / f"{namespace}_{name}_{uid}"
+        room = MAX_FILE_NAME - len(namespace) - len(uid) - 2
+        return self.logs / f"{namespace}_{name[:room]}_{uid}"
 
     def uids(self) -> set[str]:
         """Return the uids of all pods that have left something here."""

@@ -32,6 +32,7 @@ log = Logger("pods")
 FILE, HASH = "file", "kubernetes.io/config.hash"
 MANIFEST = "edge.skerry.io/manifest"  # annotation, at the node only: file and digest that the pod was read from
 SUFFIXES = (".yaml", ".yml", ".json")
+MAX_NAME = 253
 MAX_FILES = 200  # more pods than a node may run
 MAX_MIRROR_BYTES = 250 << 10  # the cloud takes no more; the pod runs all the same
 LOOK_EVERY_S = 2.0
@@ -228,9 +229,11 @@ class StaticPods:
 
 
 def adopted(pod: Json, node: str, digest: str, manifest: str) -> Json:
-    """Return the pod as this node runs it: its name, a uid that lasts as long as its content, its marks (pure)."""
+    """Return the pod as this node runs it: its name, a uid that lasts as long as its content, its marks (pure). Raises BadManifest."""
     metadata = pod["metadata"]
     name = f"{metadata['name']}-{node}"
+    if len(name) > MAX_NAME:
+        raise BadManifest(f"its name with the node's, {name[:40]}…, is longer than {MAX_NAME} characters")
     uid = sha256(f"{node}/{metadata['namespace']}/{name}/{digest}".encode()).hexdigest()
     annotations = {**(metadata.get("annotations") or {}), SOURCE: FILE, HASH: digest, MANIFEST: manifest}
     annotations.pop(MIRROR, None)

@@ -388,3 +388,14 @@ def test_a_cgroup_that_the_runtime_did_not_make_is_not_made(tmp_path: Path) -> N
     cgroups.weigh(asking("1"), [], [tmp_path])
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_logs_of_a_pod_with_the_longest_name_have_a_directory(tmp_path: Path) -> None:
+    dirs = PodDirs(tmp_path, memory=None, mounting=False)
+    uid = "0b8f7a4e-1111-4222-8333-944455556666"
+
+    dirs.log_dir("n" * 63, "p" * 253, uid).mkdir(parents=True)
+
+    assert dirs.uids() == {uid}
+    dirs.delete(uid)
+    assert dirs.uids() == set()

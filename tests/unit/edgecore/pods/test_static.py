@@ -198,3 +198,8 @@ async def test_a_pod_too_large_for_a_mirror_runs_all_the_same(room: Room) -> Non
 
     assert len(await room.turn(web=large)) == 1
     assert room.outbox.take() == []
+
+
+async def test_a_name_that_is_too_long_with_the_node_s_is_said(room: Room) -> None:
+    assert await room.turn(web=GOOD.replace("name: web", f"name: {'w' * 250}")) == []
+    assert "is longer than 253 characters" in room.outbox.take()[0][1]["message"]
