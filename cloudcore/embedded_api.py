@@ -26,6 +26,7 @@ from kubeapi.pod_admission import PodAdmission
 from kubeapi.rbac import Rbac
 from kubeapi.server import ApiServer, ApiSettings
 from kubeapi.service_admission import ServiceAddresses, api_address
+from kubeapi.storage_admission import StorageAdmission
 from kubeapi.store import Store
 from kubeapi.tokens import TokenSigner, open_key
 from kubeapi.watchlog import Limits as StoreLimits
@@ -77,6 +78,7 @@ class EmbeddedApi:
         crds.start()
         hooks = [crds.admit, refuse_old_devices, refuse_impossible_devices]
         hooks += [PodAdmission(store, rng).admit, ServiceAddresses(store, options.service_range).admit]
+        hooks.append(StorageAdmission(store).admit)
         objects = Objects(store, registry, clock, admission=hooks, rng=rng)
         authenticator = Authenticator(
             store,

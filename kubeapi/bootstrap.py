@@ -26,7 +26,7 @@ PRIORITIES = {
     "system-cluster-critical": (2_000_000_000, "Pods that the cluster cannot do without, on any node."),
     "system-node-critical": (2_000_001_000, "Pods that their node cannot do without."),
 }
-LOCAL_PATH = "local-path"
+LOCAL_PATH, LOCAL_PROVISIONER = "local-path", "edge.skerry.io/local-path"
 
 
 def priority_classes() -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def storage_class() -> dict[str, Any]:
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
         "metadata": {"name": LOCAL_PATH, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-        "provisioner": "edge.skerry.io/local-path",
+        "provisioner": LOCAL_PROVISIONER,
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "WaitForFirstConsumer",
     }

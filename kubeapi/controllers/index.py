@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
-from kubeapi.kinds import CONTROLLER_REVISION, POD, REPLICA_SET
+from kubeapi.kinds import CONTROLLER_REVISION, JOB, POD, REPLICA_SET
 from kubeapi.label_selectors import label_test
 from kubeapi.resources import Resource
 from kubeapi.store import Store
@@ -111,7 +111,8 @@ class Indexes:
         self.pods = Pods(store)
         self.replica_sets = Index(store, REPLICA_SET, owned)
         self.revisions = Index(store, CONTROLLER_REVISION, owned)
+        self.jobs = Index(store, JOB, owned)
 
     def start(self) -> None:
-        for index in (self.pods, self.replica_sets, self.revisions):
+        for index in (self.pods, self.replica_sets, self.revisions, self.jobs):
             index.start()

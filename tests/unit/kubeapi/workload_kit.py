@@ -9,6 +9,7 @@ from kubeapi.objects import DeleteOptions
 from kubeapi.pod_admission import PodAdmission
 from kubeapi.resources import Resource
 from kubeapi.service_admission import ServiceAddresses
+from kubeapi.storage_admission import StorageAdmission
 from proto.kit.backoff import Rng
 from tests.unit.kubeapi.api import NODE, POD, Api
 
@@ -45,6 +46,7 @@ class Cluster:
         self.api = api
         self.objects = api.objects
         api.objects.admission += [PodAdmission(api.store, Rng(3)).admit, ServiceAddresses(api.store).admit]
+        api.objects.admission.append(StorageAdmission(api.store).admit)
 
     async def start(self) -> None:
         await self.api.controllers.start()

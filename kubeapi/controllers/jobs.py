@@ -1,0 +1,295 @@
+"""Jobs: pods until enough have succeeded. Reads and writes Job and Pod.
+
+A pod carries a finalizer until it is counted; counting it and letting it go is one transaction, so none is counted twice
+and none is missed, whoever deletes it.
+"""
+
+from functools import partial
+from typing import Any
+
+from kubeapi.conditions import condition, is_true, with_condition
+from kubeapi.controllers import job_indexes, parts
+from kubeapi.controllers.index import Indexes, Place, controller_of
+from kubeapi.controllers.recorder import Recorder
+from kubeapi.controllers.worker import Worker
+from kubeapi.durations import parse_time
+from kubeapi.errors import ApiError
+from kubeapi.kinds import JOB, POD
+from kubeapi.objects import DeleteOptions, Objects, WriteOptions
+from kubeapi.stored import DELETED, Event
+from proto.kit.clock import rfc3339
+from proto.kit.database import Tx
+
+Json = dict[str, Any]
+MANAGER = "job-controller"
+TRACKING = "batch.kubernetes.io/job-tracking"
+RETRY_S, LONGEST_RETRY_S = 10.0, 600.0
+OURS = ("", "kubernetes.io/job-controller")
+
+
+class Jobs:
+    """Runs every Job; ``start`` after the indexes."""
+
+    def __init__(self, objects: Objects, indexes: Indexes) -> None:
+        self._objects, self._store = objects, objects.store
+        self._pods = indexes.pods
+        self._recorder = Recorder(objects, MANAGER)
+        self.worker: Worker[Place] = Worker("jobs", self._make_right, objects.clock)
+
+    def start(self) -> None:
+        for item in self._store.items(JOB, None):
+            self.worker.add((item.namespace, item.name))
+        self._store.listen(JOB, self._changed)
+        self._store.listen(POD, self._pod_changed)
+
+    def _changed(self, event: Event) -> None:
+        if event.type != DELETED:
+            self.worker.add((event.stored.namespace, event.stored.name))
+            return
+        for pod in self._pods.get(("owner", event.object["metadata"]["uid"])):  # nobody counts them any more
+            self._objects.store.db.submit(partial(self._let_go, pod=pod)).add_done_callback(_noted)
+
+    def _pod_changed(self, event: Event) -> None:
+        owner = controller_of(event.object)
+        if owner is not None and owner.get("kind") == "Job":
+            self.worker.add((event.stored.namespace, str(owner.get("name"))))
+
+    async def _make_right(self, place: Place) -> None:
+        job = self._store.get(JOB, *place)
+        if job is None or str(job["spec"].get("managedBy") or "") not in OURS:
+            return
+        pods = await parts.claim(self._objects, self._pods, POD, JOB, job, job["spec"]["selector"])
+        if _ended(job) or parts.is_deleting(job):
+            await self._clean_up(place, job, pods)
+            return
+        job = await self._count(job, pods)
+        pods = self._pods.get(("owner", job["metadata"]["uid"]))
+        active = [p for p in pods if parts.is_active(p)]
+        verdict = self._verdict(job, active)
+        if verdict is not None:
+            await self._end(job, active, *verdict)
+            return
+        problem = await self._manage(place, job, pods, active)
+        await self._say(job)
+        self._remind(place, job)
+        if problem:
+            raise ApiError(503, "ServiceUnavailable", problem)
+
+    # counting
+
+    async def _count(self, job: Json, pods: list[Json]) -> Json:
+        """Count the pods that ended and let them go; returns the job with its new numbers."""
+        ended = [
+            p
+            for p in pods
+            if _tracked(p) and ((p.get("status") or {}).get("phase") in parts.FINISHED or parts.is_deleting(p))
+        ]
+        ended = [
+            p
+            for p in ended
+            if (p.get("status") or {}).get("phase") in parts.FINISHED or not (p["spec"].get("nodeName"))
+        ]
+        if not ended:
+            return job
+
+        def write(tx: Tx) -> Json:
+            found = self._store.peek(JOB, job["metadata"]["namespace"], job["metadata"]["name"])
+            if found is None or found.object["metadata"]["uid"] != job["metadata"]["uid"]:
+                return job
+            status = dict(found.object.get("status") or {})
+            for pod in ended:
+                if self._let_go(tx, pod):
+                    job_indexes.count(job, status, pod)
+            return self._objects.settle(tx, JOB, found.object, {**found.object, "status": status}, WriteOptions())
+
+        return await self._store.db.tx(write)
+
+    def _let_go(self, tx: Tx, pod: Json) -> bool:
+        """Take our finalizer off; returns whether it was still there."""
+        metadata = pod["metadata"]
+        found = self._store.peek(POD, metadata["namespace"], metadata["name"])
+        if found is None or found.object["metadata"]["uid"] != metadata["uid"] or not _tracked(found.object):
+            return False
+        held = {k: v for k, v in found.object["metadata"].items() if k != "finalizers"}
+        kept = [f for f in found.object["metadata"]["finalizers"] if f != TRACKING]
+        new = {**found.object, "metadata": {**held, **({"finalizers": kept} if kept else {})}}
+        self._objects.settle(tx, POD, found.object, new, WriteOptions())
+        return True
+
+    # deciding
+
+    def _verdict(self, job: Json, active: list[Json]) -> tuple[str, str, str] | None:
+        """Return (condition, reason, message) when the job is over."""
+        spec, status = job["spec"], job.get("status") or {}
+        deadline = spec.get("activeDeadlineSeconds")
+        started = parse_time(status.get("startTime"))
+        failed = status.get("failed", 0)
+        if spec["template"]["spec"].get("restartPolicy") == "OnFailure":
+            failed += sum(
+                c.get("restartCount", 0) for p in active for c in (p.get("status") or {}).get("containerStatuses") or ()
+            )
+        if failed > spec.get("backoffLimit", 6):
+            return "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+        running = deadline is not None and started is not None and not spec.get("suspend")
+        if running and started and (self._objects.clock.wall() - started).total_seconds() >= deadline:
+            return "Failed", "DeadlineExceeded", "Job was active longer than specified deadline"
+        succeeded, wanted = status.get("succeeded", 0), spec.get("completions")
+        if succeeded >= wanted if wanted is not None else (succeeded > 0 and not active):
+            return "Complete", "CompletionsReached", "Reached expected number of succeeded pods"
+        return None
+
+    async def _end(self, job: Json, active: list[Json], kind: str, reason: str, message: str) -> None:
+        await self._stop(active)
+        now = self._objects.clock.wall()
+
+        def make(held: Json) -> Json:
+            status = {
+                k: v for k, v in (held.get("status") or {}).items() if k not in ("active", "ready", "terminating")
+            }
+            conditions = status.get("conditions") or []
+            first = "SuccessCriteriaMet" if kind == "Complete" else "FailureTarget"
+            for each in (first, kind):
+                conditions = with_condition(conditions, each, "True", reason, message, now)
+            if kind == "Complete":
+                status["completionTime"] = rfc3339(now)
+            return {**held, "status": {**status, "conditions": conditions}}
+
+        ended = await parts.change(self._objects, JOB, job, make)
+        if kind == "Complete":
+            self._recorder.normal(JOB, ended, "Completed", "Job completed")
+        else:
+            self._recorder.warning(JOB, ended, reason, message)
+
+    async def _stop(self, pods: list[Json]) -> None:
+        """Delete pods that are not to be counted any more."""
+
+        def write(tx: Tx) -> None:
+            for pod in pods:
+                metadata = pod["metadata"]
+                self._let_go(tx, pod)
+                if self._store.peek(POD, metadata["namespace"], metadata["name"]) is not None:
+                    self._objects.delete_in(tx, POD, metadata["namespace"], metadata["name"], DeleteOptions())
+
+        if pods:
+            await self._store.db.tx(write)
+
+    async def _manage(self, place: Place, job: Json, pods: list[Json], active: list[Json]) -> str:
+        """Create or stop pods; returns what hindered it."""
+        spec, status = job["spec"], job.get("status") or {}
+        wanted = 0 if spec.get("suspend") else self._wanted(spec, status, active)
+        if len(active) > wanted:
+            await self._stop(
+                sorted(active, key=lambda p: (parts.is_ready(p), p["metadata"]["name"]))[: len(active) - wanted]
+            )
+        terminating = [
+            p for p in pods if parts.is_deleting(p) and (p.get("status") or {}).get("phase") not in parts.FINISHED
+        ]
+        waiting = len(terminating) if spec.get("podReplacementPolicy") == "Failed" else 0
+        missing = wanted - len(active) - waiting
+        if missing <= 0:
+            return ""
+        wait = self._backoff_s(pods)
+        if wait > 0:
+            self.worker.add_after(place, wait)
+            return ""
+        bodies = job_indexes.bodies(job, pods, missing)
+        for body in bodies:
+            body["metadata"]["finalizers"] = [*(body["metadata"].get("finalizers") or ()), TRACKING]
+        made = await parts.create_all(self._objects, POD, place[0], bodies, MANAGER)
+        for body, outcome in zip(bodies, made, strict=False):
+            if isinstance(outcome, ApiError):
+                why = parts.unnamed(outcome, body)
+                self._recorder.warning(JOB, job, "FailedCreate", f"Error creating: {why}")
+                return why
+            self._recorder.normal(JOB, job, "SuccessfulCreate", f"Created pod: {outcome['metadata']['name']}")
+        return ""
+
+    def _wanted(self, spec: Json, status: Json, active: list[Json]) -> int:
+        succeeded, at_once = status.get("succeeded", 0), int(spec.get("parallelism", 1))
+        if spec.get("completions") is None:
+            return len(active) if succeeded else at_once
+        return max(0, min(at_once, int(spec["completions"]) - int(succeeded)))
+
+    def _backoff_s(self, pods: list[Json]) -> float:
+        """Return how long to wait after failures in a row: 10 s, doubled each time, up to ten minutes."""
+        ended = [p for p in pods if (p.get("status") or {}).get("phase") in parts.FINISHED]
+        ended.sort(key=_ended_at, reverse=True)
+        row = 0
+        for pod in ended:
+            if pod["status"]["phase"] == "Succeeded":
+                break
+            row += 1
+        at = parse_time(_ended_at(ended[0])) if row else None
+        if at is None:
+            return 0.0
+        since_s = (self._objects.clock.wall() - at).total_seconds()
+        return float(min(LONGEST_RETRY_S, RETRY_S * 2.0 ** min(row - 1, 10)) - since_s)
+
+    async def _say(self, job: Json) -> None:
+        now = self._objects.clock.wall()
+        active = [p for p in self._pods.get(("owner", job["metadata"]["uid"])) if parts.is_active(p)]
+        suspended = bool(job["spec"].get("suspend"))
+
+        def make(held: Json) -> Json:
+            status = {k: v for k, v in (held.get("status") or {}).items() if k not in ("active", "ready")}
+            conditions = status.get("conditions") or []
+            if suspended:
+                status.pop("startTime", None)
+                conditions = with_condition(conditions, "Suspended", "True", "JobSuspended", "Job suspended", now)
+            else:
+                status.setdefault("startTime", rfc3339(now))
+                if condition(status, "Suspended") is not None:
+                    conditions = with_condition(conditions, "Suspended", "False", "JobResumed", "Job resumed", now)
+            if active:
+                status["active"] = len(active)
+            status["ready"] = sum(1 for p in active if parts.is_ready(p))
+            return {**held, "status": {**status, **({"conditions": conditions} if conditions else {})}}
+
+        await parts.change(self._objects, JOB, job, make)
+
+    def _remind(self, place: Place, job: Json) -> None:
+        deadline = job["spec"].get("activeDeadlineSeconds")
+        held = self._store.get(JOB, *place) or job
+        started = parse_time((held.get("status") or {}).get("startTime"))
+        if deadline is not None and started is not None:
+            self.worker.add_after(place, deadline - (self._objects.clock.wall() - started).total_seconds())
+
+    async def _clean_up(self, place: Place, job: Json, pods: list[Json]) -> None:
+        """After the end: nothing is held back, and the job itself goes when its time is over."""
+        tracked = [p for p in pods if _tracked(p)]
+        if tracked:
+            await self._store.db.tx(lambda tx: [self._let_go(tx, p) for p in tracked])
+        lasting = job["spec"].get("ttlSecondsAfterFinished")
+        if lasting is None or parts.is_deleting(job):
+            return
+        at = parse_time(_job_ended_at(job))
+        left = lasting - (self._objects.clock.wall() - at).total_seconds() if at is not None else 0.0
+        if left > 0:
+            self.worker.add_after(place, left)
+        else:
+            await parts.delete_all(self._objects, JOB, [job])
+
+
+def _noted(written: Any) -> None:
+    if not written.cancelled():
+        written.exception()  # the database is closing: the next start finds the pods again
+
+
+def _tracked(pod: Json) -> bool:
+    return TRACKING in (pod["metadata"].get("finalizers") or ())
+
+
+def _ended(job: Json) -> bool:
+    return any(is_true(job.get("status") or {}, kind) for kind in ("Complete", "Failed"))
+
+
+def _job_ended_at(job: Json) -> str:
+    found = [condition(job.get("status") or {}, kind) for kind in ("Complete", "Failed")]
+    return next((str(c.get("lastTransitionTime")) for c in found if c is not None), "")
+
+
+def _ended_at(pod: Json) -> str:
+    """Return when a pod's last container ended, else when the pod was made."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    ends = [((c.get("state") or {}).get("terminated") or {}).get("finishedAt") for c in statuses]
+    return max(filter(None, ends), default=None) or str(pod["metadata"].get("creationTimestamp") or "")

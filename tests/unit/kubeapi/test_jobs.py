@@ -1,0 +1,180 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeapi import kinds
+from kubeapi.conditions import is_true
+from kubeapi.controllers import job_indexes
+from tests.unit.kubeapi.api import POD, Api
+from tests.unit.kubeapi.workload_kit import CONTAINERS, Cluster
+
+Json = dict[str, Any]
+JOB, CRON = kinds.JOB, kinds.CRON_JOB
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    api = await Api.open(tmp_path)
+    cluster = Cluster(api)
+    await cluster.start()
+    await cluster.add_nodes("n1")
+    yield cluster
+    await api.close()
+
+
+def job(name: str = "work", **spec: Any) -> Json:
+    template = {"spec": {"containers": CONTAINERS, "restartPolicy": "Never"}}
+    return {"metadata": {"name": name}, "spec": {"template": template, **spec}}
+
+
+def cron(schedule: str = "*/10 * * * *", **spec: Any) -> Json:
+    return {
+        "metadata": {"name": "tick"},
+        "spec": {"schedule": schedule, "jobTemplate": {"spec": job()["spec"]}, **spec},
+    }
+
+
+def live(cluster: Cluster) -> list[Json]:
+    return [
+        p
+        for p in cluster.pods()
+        if (p["status"].get("phase") not in ("Succeeded", "Failed")) and "deletionTimestamp" not in p["metadata"]
+    ]
+
+
+async def end_one(cluster: Cluster, phase: str = "Succeeded") -> None:
+    await cluster.end_pod(live(cluster)[0], phase)
+
+
+def status(cluster: Cluster, name: str = "work") -> Json:
+    found: Json = cluster.get(JOB, name)["status"]
+    return found
+
+
+async def test_a_job_runs_until_enough_pods_have_succeeded(cluster: Cluster) -> None:
+    await cluster.make(JOB, job(completions=3, parallelism=2))
+    assert (len(live(cluster)), status(cluster)["active"]) == (2, 2)
+    for left in (2, 1, 0):
+        await end_one(cluster)
+        assert len(live(cluster)) == left
+    assert is_true(status(cluster), "Complete")
+    assert (status(cluster)["succeeded"], "active" in status(cluster)) == (3, False)
+    assert all("finalizers" not in p["metadata"] for p in cluster.pods())
+
+
+async def test_a_pod_deleted_after_it_ended_still_counts(cluster: Cluster) -> None:
+    await cluster.make(JOB, job(completions=2))
+    await end_one(cluster)
+    await cluster.objects.delete(POD, "default", cluster.pods()[0]["metadata"]["name"])
+    await cluster.settle()
+    await end_one(cluster)
+    assert status(cluster)["succeeded"] == 2
+    assert is_true(status(cluster), "Complete")
+
+
+async def test_failures_back_off_and_end_the_job_at_its_limit(cluster: Cluster) -> None:
+    await cluster.make(JOB, job(backoffLimit=1))
+    await end_one(cluster, "Failed")
+    assert live(cluster) == []
+    await cluster.after(11)
+    assert len(live(cluster)) == 1
+    await end_one(cluster, "Failed")
+    assert is_true(status(cluster), "Failed")
+    assert status(cluster)["failed"] == 2
+    assert cluster.events("BackoffLimitExceeded") == ["Job has reached the specified backoff limit"]
+
+
+async def test_a_job_past_its_deadline_is_stopped(cluster: Cluster) -> None:
+    await cluster.make(JOB, job(activeDeadlineSeconds=30))
+    await cluster.after(31)
+    assert is_true(status(cluster), "Failed")
+    assert live(cluster) == []
+
+
+async def test_a_suspended_job_has_no_pods_until_it_is_resumed(cluster: Cluster) -> None:
+    await cluster.make(JOB, job(suspend=True))
+    assert (live(cluster), is_true(status(cluster), "Suspended")) == ([], True)
+    await cluster.api.patch(JOB, "work", {"spec": {"suspend": False}})
+    await cluster.settle()
+    assert len(live(cluster)) == 1
+    assert "startTime" in status(cluster)
+    await cluster.api.patch(JOB, "work", {"spec": {"suspend": True}})
+    await cluster.roll()
+    assert live(cluster) == []
+
+
+async def test_an_indexed_job_gives_every_index_its_pod(cluster: Cluster) -> None:
+    await cluster.make(JOB, job(completions=3, parallelism=3, completionMode="Indexed"))
+    assert sorted(job_indexes.index_of(p) or 0 for p in cluster.pods()) == [0, 1, 2]
+    (first, *_) = cluster.pods()
+    env = first["spec"]["containers"][0]["env"][0]
+    assert env["valueFrom"]["fieldRef"]["fieldPath"] == f"metadata.labels['{job_indexes.INDEX}']"
+    failing = next(p for p in cluster.pods() if job_indexes.index_of(p) == 1)
+    await cluster.end_pod(failing, "Failed")
+    await end_one(cluster)
+    await end_one(cluster)
+    assert status(cluster)["completedIndexes"] == "0,2"
+    await cluster.after(11)
+    assert [job_indexes.index_of(p) for p in live(cluster)] == [1]
+    await end_one(cluster)
+    assert status(cluster)["completedIndexes"] == "0-2"
+
+
+@pytest.mark.parametrize("numbers", [set(), {1}, {0, 1}, {0, 1, 2, 5}, {3, 5, 6, 7, 9}])
+def test_indexes_survive_being_written(numbers: set[int]) -> None:
+    assert job_indexes.read(job_indexes.write(numbers)) == numbers
+
+
+async def test_a_finished_job_goes_after_its_time_with_its_pods(cluster: Cluster) -> None:
+    await cluster.make(JOB, job(ttlSecondsAfterFinished=60))
+    await end_one(cluster)
+    await cluster.after(59)
+    assert len(cluster.all(JOB)) == 1
+    await cluster.after(2)
+    assert (cluster.all(JOB), cluster.pods()) == ([], [])
+
+
+async def test_deleting_a_running_job_leaves_nothing_behind(cluster: Cluster) -> None:
+    await cluster.make(JOB, job())
+    await cluster.objects.delete(JOB, "default", "work")
+    await cluster.roll()
+    assert (cluster.all(JOB), cluster.pods()) == ([], [])
+
+
+async def test_a_cron_job_fires_on_time_and_keeps_a_short_history(cluster: Cluster) -> None:
+    await cluster.make(CRON, cron(successfulJobsHistoryLimit=1))
+    assert cluster.all(JOB) == []
+    await cluster.after(601)
+    (first,) = cluster.all(JOB)
+    assert first["metadata"]["name"] == f"tick-{int(cluster.api.clock.wall().timestamp()) // 600 * 10}"
+    held = cluster.get(CRON, "tick")["status"]
+    assert (held["lastScheduleTime"], held["active"][0]["name"]) == ("2026-01-01T00:10:00Z", first["metadata"]["name"])
+    await end_one(cluster)
+    assert "active" not in cluster.get(CRON, "tick")["status"]
+    await cluster.after(600)
+    await end_one(cluster)
+    assert [j["metadata"]["name"] for j in cluster.all(JOB)] != [first["metadata"]["name"]]
+    assert len(cluster.all(JOB)) == 1
+
+
+@pytest.mark.parametrize(("policy", "jobs"), [("Allow", 2), ("Forbid", 1), ("Replace", 1)])
+async def test_what_happens_when_the_last_run_still_runs(cluster: Cluster, policy: str, jobs: int) -> None:
+    await cluster.make(CRON, cron(concurrencyPolicy=policy))
+    await cluster.after(601)
+    (first,) = cluster.all(JOB)
+    await cluster.after(600)
+    left = [j["metadata"]["name"] for j in cluster.all(JOB)]
+    assert len(left) == jobs
+    assert (first["metadata"]["name"] in left) == (policy != "Replace")
+
+
+async def test_a_run_missed_for_too_long_is_not_made_up_for(cluster: Cluster) -> None:
+    await cluster.make(CRON, cron(suspend=True, startingDeadlineSeconds=60))
+    await cluster.after(900)
+    await cluster.api.patch(CRON, "tick", {"spec": {"suspend": False}})
+    await cluster.settle()
+    assert cluster.all(JOB) == []
+    await cluster.after(301)
+    assert len(cluster.all(JOB)) == 1
