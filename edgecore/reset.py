@@ -13,6 +13,7 @@ from proto.kit.errors import SkerryError
 from proto.link import inbox
 
 QUARANTINE = "quarantine"
+NEW_JOURNAL = "UPDATE pending_journal SET name = lower(hex(randomblob(5)))"
 
 
 def plan(directory: DataDir, *, keep_data: bool = False) -> list[Path]:
@@ -57,6 +58,8 @@ def _become_new(directory: DataDir) -> None:
     with closing(connect(directory.database)) as conn:
         if conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'link_self'").fetchone():
             inbox.rejoin(Tx(conn))
+        if conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'pending_journal'").fetchone():
+            conn.execute(NEW_JOURNAL)  # the copy counts on under the old name
 
 
 def _ours(directory: DataDir) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from edgecore.kinds import DEVICES_GROUP
 from kubeapi.access import User
 from kubeapi.options import DeleteOptions
 from kubeapi.patch.threeway import diff
@@ -65,6 +66,9 @@ def marked(change: Change, seq: int, *, aliased: bool) -> Json:
     if change.before is None and aliased:
         kept = {labels.CLOUD_UID: ""}
     metadata["annotations"] = {**(metadata.get("annotations") or {}), **kept, labels.PENDING: str(seq)}
+    if change.before is not None and change.res.group == DEVICES_GROUP:
+        # Twins take no older generation: counted on here, it could pass the cloud's, which may refuse the write.
+        metadata["generation"] = change.before["metadata"].get("generation", 0)
     return {**obj, "metadata": metadata}
 
 

@@ -1,10 +1,11 @@
 """Writes at the node: stored, kept for the cloud, answered; what the cloud says meanwhile waits."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from edgecore.kinds import WRITE_CONFLICT
+from edgecore.kinds import DEVICE, WRITE_CONFLICT
 from edgecore.localapi import journal as offline_writes
 from kubeapi.errors import ApiError
 from kubeapi.kinds import CONFIG_MAP, EVENT, LEASE, POD
@@ -189,6 +190,29 @@ async def test_another_pod_of_the_same_name_is_another_pod(node: LocalNode) -> N
     await node.cloud_says(POD_KEY, pod(uid="c-2", nodeName="gw-1"))
 
     assert (node.get(POD, "p") or {})["metadata"]["uid"] == "c-2"
+
+
+async def test_a_refused_change_of_a_device_leaves_the_twin_what_the_cloud_asks(node: LocalNode) -> None:  # LOCAL-11
+    key = "devices.kubeedge.io/devices/default/kiln"
+
+    def kiln(value: str, generation: int) -> dict[str, Any]:
+        metadata = {"name": "kiln", "namespace": "default", "uid": "u", "generation": generation}
+        wanted = [{"name": "temp", "desired": {"value": value}}]
+        return {
+            "apiVersion": DEVICE.api_version,
+            "kind": "Device",
+            "metadata": metadata,
+            "spec": {"properties": wanted},
+        }
+
+    await node.cloud_says(key, kiln("20", 5))
+    for value in ("30", "40", "50"):
+        changed = await node.patch(DEVICE, "kiln", {"spec": kiln(value, 0)["spec"]})
+        assert changed["metadata"]["generation"] == 5
+    await node.cloud_says(key, kiln("25", 6))
+    for seq in (1, 2, 3):
+        await node.cloud_answers(WriteResult(seq, key, CONFLICT, "FieldChanged", "no", None, f"default/w-{seq}"))
+    assert (node.get(DEVICE, "kiln") or {})["metadata"]["generation"] == 6
 
 
 async def test_leases_stay_at_the_node(node: LocalNode) -> None:  # LOCAL-9
