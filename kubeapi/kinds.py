@@ -166,7 +166,7 @@ SERVICE = Resource(
     "Service",
     short_names=("svc",),
     categories=("all",),
-    subresources=STATUS,
+    subresources=frozenset({"status", "proxy"}),
     returns_object_on_delete=True,
     definition=CORE + "Service",
     names="service",

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import httptools
 
@@ -89,10 +89,26 @@ class _Head:
         self.done = True
 
 
+class Source(Protocol):
+    """Where an answer's bytes come from: a socket, or a connection inside another one."""
+
+    async def read(self, size: int, /) -> bytes: ...
+
+
+class Connection(Protocol):
+    """What an answer is written to, and closed with."""
+
+    def write(self, data: bytes, /) -> None: ...
+
+    async def drain(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class KubeletAnswer:
     """An answer whose head has arrived. ``body`` may be read once; an upgraded one is ``read`` and written raw."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: Source, writer: Connection) -> None:
         self._reader, self.writer = reader, writer
         self._found = _Head()
         self._parser = httptools.HttpResponseParser(self._found)

@@ -20,9 +20,11 @@ from kubeapi.http_tunnel import Tunnel, TunnelClosed
 from kubeapi.http_wire import StreamCut
 from kubeapi.kubelet import Endpoint, KubeletAccess, KubeletAnswer, KubeletAway, ask, endpoint
 from kubeapi.objects import Objects
+from kubeapi.routes.proxying import SpdySource, aim
 from kubeapi.routes.target import Target
 from kubeapi.stored import encode
-from kubeapi.streaming.front import TEXT, Streamed, serve_call
+from kubeapi.streaming.front import SPDY, TEXT, Streamed, serve_call
+from kubeapi.streaming.portforward import SPDY_PROTOCOL
 from proto.calls import Call, OpenCall
 from proto.kit.channels import STDOUT, Channels, ChannelsClosed
 
@@ -53,6 +55,9 @@ NOT_RETURNED = frozenset({"connection", "upgrade", "date", "content-length", "tr
 MAX_REFUSAL_BYTES = 64 << 10
 MAX_SUMMARY_BYTES = 4 << 20
 SUMMARY_PATH = "/stats/summary?only_cpu_and_memory=true"
+NODE_PROXY, POD_PROXY = 5, 7  # segments up to "proxy"
+UPGRADING = frozenset({"upgrade", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol"})
+SPDY_HEAD = [("Connection", "Upgrade"), ("Upgrade", SPDY), ("X-Stream-Protocol-Version", SPDY_PROTOCOL)]
 PATH_SAFE = "/:@!$&'()*+,;=~-._"
 
 Json = dict[str, Any]
@@ -75,6 +80,8 @@ class Connecting:
 
     async def answer(self, target: Target, request: Request) -> Answer:
         """Raises 400, 404, 405, 501, 503."""
+        if target.subresource == "proxy" and target.res.plural != "nodes":
+            return await self._proxied(target, request)
         held = self._objects.get(target.res, target.space, target.name)
         if target.res.plural == "pods" and target.subresource != "proxy":
             if target.subresource == "log" and target.verb != "get":
@@ -84,7 +91,7 @@ class Connecting:
                 return await self._here(target, request, held, container)
             return await self._there(self._pod_place(target, held, container), request)
         if target.res.plural == "nodes":
-            return await self._there(Place(held, _proxied_path(request), "endpoints"), request)
+            return await self._there(Place(held, _proxied_path(request, NODE_PROXY), "endpoints"), request)
         raise ApiError(501, "NotImplemented", f"{target.res.plural}/{target.subresource} is not served")
 
     @property
@@ -153,13 +160,35 @@ class Connecting:
             return Upgrade(101, headers=kept, protocol=answer.header("upgrade"), serve=_Raw(answer))
         if answer.status >= 400:
             return await _refused(place, answer)
-        return StreamResponse(
-            answer.status,
-            answer.header("content-type") or TEXT,
-            headers=[header for header in answer.headers if header[0] not in NOT_RETURNED],
-            chunks=_Body(answer),
-            patient=True,
-        )
+        return _passed(answer)
+
+    async def _proxied(self, target: Target, request: Request) -> Answer:
+        """Send a request to a pod's port, through its node's port-forward."""
+        aimed = aim(self._objects, target)
+        metadata, node_name = aimed.pod["metadata"], aimed.pod["spec"].get("nodeName")
+        if not node_name:
+            raise bad_request(f"pod {metadata['name']} does not have a host assigned")
+        where = f"/portForward/{quote(metadata['namespace'], safe='')}/{quote(metadata['name'], safe='')}"
+        place = Place(self.node(node_name), where, "ports")
+        at, access = self.endpoint(place.node)
+        try:
+            opened = await ask(access, at, "POST", where, SPDY_HEAD)
+        except KubeletAway as error:
+            raise away(place, str(error)) from error
+        if opened.status != 101:
+            return await _refused(place, opened)
+        source = SpdySource(opened)
+        inner = KubeletAnswer(source, source)
+        try:
+            async with asyncio.timeout(access.answer_timeout_s):
+                await source.send(aimed.port, _head(request, metadata["name"], aimed.port) + request.body)
+                await inner.begin()
+        except (KubeletAway, TimeoutError) as error:
+            opened.close()
+            reason = str(error) or "it does not answer"
+            text = f"port {aimed.port} of pod {metadata['name']} cannot be asked: {reason}"
+            raise ApiError(503, "ServiceUnavailable", text) from error
+        return _passed(inner)
 
     def endpoint(self, node: Json) -> tuple[Endpoint, KubeletAccess]:
         """Return where the node's kubelet is and how it is asked. Raises 501, 503."""
@@ -302,12 +331,38 @@ def chosen_container(pod: Json, target: Target) -> str:
     raise bad_request(text)
 
 
-def _proxied_path(request: Request) -> str:
-    """Return what follows ``/proxy`` in the path, with the query, for the kubelet."""
-    parts = request.path.split("/")
-    rest = "/".join(parts[parts.index("proxy") + 1 :])
+def _proxied_path(request: Request, before: int) -> str:
+    """Return the path and query for who is behind the proxy: what follows the first ``before`` segments."""
+    parts, seen = request.path.split("/"), 0
+    for at, part in enumerate(parts):
+        seen += bool(part)
+        if seen == before:
+            parts = parts[at + 1 :]
+            break
     query = f"?{request.query_string}" if request.query_string else ""
-    return f"/{quote(rest, safe=PATH_SAFE + '%')}{query}"
+    return f"/{quote('/'.join(parts), safe=PATH_SAFE + '%')}{query}"
+
+
+def _head(request: Request, host: str, port: int) -> bytes:
+    """Return the head of the request that the pod gets: its last on this connection."""
+    sent = [(name, request.headers[name]) for name in FORWARDED if name in request.headers and name not in UPGRADING]
+    lines = [
+        f"{request.method} {_proxied_path(request, POD_PROXY)} HTTP/1.1",
+        f"Host: {host}:{port}",
+        "Connection: close",
+    ]
+    lines += [f"{name}: {value}" for name, value in sent]
+    return "\r\n".join([*lines, f"Content-Length: {len(request.body)}", "", ""]).encode("latin-1", "replace")
+
+
+def _passed(answer: KubeletAnswer) -> StreamResponse:
+    return StreamResponse(
+        answer.status,
+        answer.header("content-type") or TEXT,
+        headers=[header for header in answer.headers if header[0] not in NOT_RETURNED],
+        chunks=_Body(answer),
+        patient=True,
+    )
 
 
 def _query(fields: list[tuple[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""Logs, exec and port-forward through the API: the request goes on to the pod's node, bytes pass untouched."""
+"""Logs, exec and port-forward through the API: the request goes on to the pod's node, bytes pass untouched (HTTP-11)."""
 
 import json
 from collections.abc import AsyncIterator
@@ -25,6 +25,18 @@ BINDING = {
     "metadata": {"name": "eve"},
     "subjects": [EVE],
     "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+}
+SERVICE = {
+    "metadata": {"name": "web"},
+    "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
+}
+SLICE = {
+    "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+    "addressType": "IPv4",
+    "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+    "endpoints": [
+        {"addresses": ["10.0.0.1"], "conditions": {"ready": True}, "targetRef": {"kind": "Pod", "name": "web"}}
+    ],
 }
 
 
@@ -149,6 +161,31 @@ async def test_the_nodes_proxy_reaches_its_kubelet(site: Site) -> None:
     async with site.http.get(site.url("/api/v1/nodes/gw-1/proxy/stats/summary?only_cpu=true")) as answer:
         assert await answer.text() == '{"node":{}}'
     assert site.kubelet.asked == ["/stats/summary"]
+
+
+async def test_the_proxies_of_pods_and_services_go_through_the_nodes_port_forward(site: Site) -> None:
+    await site.face.must("POST", "/api/v1/namespaces/default/services", SERVICE)
+    await site.face.must("POST", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", SLICE)
+    for name in ("pods/web:8080", "services/web", "services/http:web:80"):
+        async with site.http.get(site.url(f"/api/v1/namespaces/default/{name}/proxy/page/one?a=b")) as answer:
+            assert (answer.status, await answer.text()) == (200, "GET /page/one?a=b HTTP/1.1")
+    assert site.kubelet.asked == ["/portForward/default/web"] * 3
+    await eventually(lambda: site.node.running == 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("pods/web:81/proxy/", 503, "nothing listens on port 81"),
+        ("pods/web:http/proxy/", 400, 'pod web has no port "http"'),
+        ("pods/https:web:1/proxy/", 400, "only http is proxied"),
+        ("services/web:99/proxy/", 400, "service web needs one of its ports: 80"),
+        ("services/web/proxy/", 503, 'no endpoints available for service "web"'),
+    ],
+)
+async def test_a_proxy_that_leads_nowhere_says_so(site: Site, path: str, status: int, sentence: str) -> None:
+    await site.face.must("POST", "/api/v1/namespaces/default/services", SERVICE)
+    assert sentence in await site.refused(f"/api/v1/namespaces/default/{path}", status)
 
 
 async def test_a_nodes_own_api_asks_nobody_else(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bodies in Kubernetes' protobuf: what they become, and what hostile ones cost."""
+"""Bodies in Kubernetes' protobuf: what they become, and what hostile ones cost (HTTP-12)."""
 
 import base64
 from typing import Any

@@ -55,7 +55,21 @@ class ShellNode:
         while call.follow and await end.read() is not None:
             pass
 
-    async def _shout(self, _: Call, end: Channels) -> None:
+    async def _web(self, end: Channels) -> None:
+        """A web server of one page: what it was asked."""
+        head = b""
+        while b"\r\n\r\n" not in head and (chunk := await end.read()) is not None and chunk.data:
+            head += chunk.data
+        first = head.split(b"\r\n")[0]
+        await end.write(
+            DATA, b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(first) + first
+        )
+        await end.finish(DATA)
+
+    async def _shout(self, call: Call, end: Channels) -> None:
+        if call.port == 8080:
+            await self._web(end)
+            return
         while (chunk := await end.read()) is not None and chunk.data:
             await end.write(DATA, chunk.data.upper())
         await end.finish(DATA)
