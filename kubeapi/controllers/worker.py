@@ -42,7 +42,10 @@ class Worker(Generic[K]):
 
     def add_after(self, key: K, delay_s: float) -> None:
         """Make the key dirty in ``delay_s`` seconds, or earlier if it is due earlier already."""
-        due = self._clock.now_s() + max(0.0, delay_s)
+        if delay_s <= 0:
+            self.add(key)
+            return
+        due = self._clock.now_s() + delay_s
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             heapq.heappush(self._later, (due, next(self._order), key))
