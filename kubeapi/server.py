@@ -4,7 +4,8 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubeapi.access import Access, Attributes
+from kubeapi.access import Access, Attributes, User
+from kubeapi.audit import Audit, AuditSettings
 from kubeapi.bootstrap import ensure_defaults
 from kubeapi.controllers.csr import Sign, SigningController, guard
 from kubeapi.discovery import Discovery
@@ -27,7 +28,7 @@ from kubeapi.routes.writes import Writes, require_served
 from kubeapi.virtual_kinds import CONNECTIONS, USAGE, VIRTUAL
 from proto.calls import OpenCall
 from proto.kit.backoff import Rng
-from proto.kit.clock import Clock
+from proto.kit.clock import Clock, rfc3339_micro
 from proto.kit.daemon import Supervisor
 from proto.kit.errors import Retryable
 from proto.kit.metrics import Metrics
@@ -57,6 +58,17 @@ class ApiSettings:
     bootstrap: bool = True
     kubelet: KubeletAccess | None = None
     open_call: OpenCall | None = None
+    audit: AuditSettings | None = None
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What became known of a request, for counting and auditing, also when it was refused halfway."""
+
+    verb: str
+    plural: str = ""
+    user: User | None = None
+    wanted: Attributes | None = None
 
 
 class ApiServer:
@@ -108,6 +120,7 @@ class ApiServer:
             unwelcome=lambda certificate: bool(access.authenticator.unwelcome(certificate)),
         )
         self._tasks = Supervisor(clock)
+        self._audit = Audit(self.settings.audit, clock, metrics) if self.settings.audit is not None else None
         self._signing = SigningController(objects, sign) if sign is not None else None
 
     async def start(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> int:
@@ -116,6 +129,8 @@ class ApiServer:
             await ensure_defaults(self.objects)
         if self._signing is not None:
             self._tasks.spawn(self._signing.run(), "csr-signing")
+        if self._audit is not None:
+            self._tasks.spawn(self._audit.run(), "audit")
         return await self._http.start(host, port, ssl_context)
 
     async def close(self) -> None:
@@ -126,20 +141,23 @@ class ApiServer:
     async def handle(self, request: Request) -> Answer:
         """Answer one request."""
         started_s = self.clock.now_s()
-        labels = [METHODS.get(request.method, "other"), ""]
+        seen = _Seen(METHODS.get(request.method, "other"))
+        received = rfc3339_micro(self.clock.wall()) if self._audit is not None else ""
         try:
-            response = await self._dispatch(request, labels)
+            response = await self._dispatch(request, seen)
         except ApiError as error:
             response = refusal(error)
         except Retryable as error:  # the disk is full, or the store is closing
             response = refusal(ApiError(503, "ServiceUnavailable", str(error), {"retryAfterSeconds": 1}))
-        self._requests.inc(*labels, str(response.status))
+        self._requests.inc(seen.verb, seen.plural, str(response.status))
+        if self._audit is not None:
+            self._audit.record(request, seen.user, seen.wanted, response.status, received)
         if not isinstance(response, StreamResponse | Upgrade):
             self._latency.observe(self.clock.now_s() - started_s)
         return response
 
-    async def _dispatch(self, request: Request, labels: list[str]) -> Answer:
-        user = self.access.user(request)
+    async def _dispatch(self, request: Request, seen: "_Seen") -> Answer:
+        user = seen.user = self.access.user(request)
         segments = request.segments()
         first = segments[0] if segments else ""
         if not ((first == "api" and len(segments) > 2) or (first == "apis" and len(segments) > 3)):
@@ -147,8 +165,8 @@ class ApiServer:
             self.access.check(Attributes(user, METHODS.get(request.method, "get"), path=path))
             return self._documents.answer(request, segments)
         target = resolve(self.objects.registry, request, segments, user)
-        labels[:] = [target.verb, target.res.plural]
-        self.access.check(target.attributes())
+        seen.verb, seen.plural, seen.wanted = target.verb, target.res.plural, target.attributes()
+        self.access.check(seen.wanted)
         require_served(target)
         if target.subresource in CONNECTIONS:
             return await self._connecting.answer(target, request)
