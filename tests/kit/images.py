@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgecore.pods.cri import pause
+
 CACHE = Path(__file__).parents[2] / "build" / "images"
 BUSYBOX = Path("/bin/busybox")  # Debian's busybox-static
 PAUSE_REF = "localhost/skerry/pause:1"
@@ -140,10 +142,9 @@ def _write_tar(path: Path, files: dict[str, bytes], mode: str) -> Path:
 
 def pause_image() -> Oci:
     """A process that waits, reaps what is left to it, and ends at SIGTERM: the first one of each pod."""
-    if ARCHITECTURE == "amd64":
-        return image(PAUSE_REF, [layer([Entry("pause", content=_pause_elf())])], {"Entrypoint": ["/pause"]})
-    wait = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait; done"
-    return image(PAUSE_REF, [_busybox_layer()], {"Entrypoint": ["/bin/sh", "-c", wait], "Env": ["PATH=/bin"]})
+    machine = pause.of_this_machine()
+    assert machine is not None, f"no pause program for {platform.machine()}"
+    return image(PAUSE_REF, [layer([Entry("pause", content=pause.program(machine))])], {"Entrypoint": ["/pause"]})
 
 
 def busybox_image(reference: str = BUSYBOX_REF, **config: Any) -> Oci:
@@ -233,56 +234,3 @@ def _shared_libraries(path: Path) -> list[str]:
 
 def _inside(path: Path) -> str:
     return str(path).lstrip("/")
-
-
-def _pause_elf() -> bytes:
-    """Return a static x86-64 program of one segment."""
-    code = bytes.fromhex(
-        "6800400100"  # push 0x14000         the signals CHLD (bit 16) and TERM (bit 14) ...
-        "48830c2402"  # or qword [rsp], 2    ... and INT (bit 1)
-        "b80e000000"  # mov eax, 14          rt_sigprocmask
-        "31ff"  # xor edi, edi               SIG_BLOCK
-        "4889e6"  # mov rsi, rsp
-        "31d2"  # xor edx, edx
-        "41ba08000000"  # mov r10d, 8
-        "0f05"  # syscall
-        "b880000000"  # wait: mov eax, 128   rt_sigtimedwait
-        "4889e7"  # mov rdi, rsp
-        "31f6"  # xor esi, esi
-        "31d2"  # xor edx, edx
-        "41ba08000000"  # mov r10d, 8
-        "0f05"  # syscall
-        "83f802"  # cmp eax, 2               SIGINT
-        "7420"  # je end
-        "83f80f"  # cmp eax, 15              SIGTERM
-        "741b"  # je end
-        "b83d000000"  # reap: mov eax, 61    wait4
-        "4883cfff"  # or rdi, -1
-        "31f6"  # xor esi, esi
-        "ba01000000"  # mov edx, 1           WNOHANG
-        "4531d2"  # xor r10d, r10d
-        "0f05"  # syscall
-        "85c0"  # test eax, eax
-        "7fe7"  # jg reap
-        "ebc7"  # jmp wait
-        "b8e7000000"  # end: mov eax, 231    exit_group
-        "31ff"  # xor edi, edi
-        "0f05"  # syscall
-    )
-    base, headers = 0x400000, 64 + 56
-    size = headers + len(code)
-
-    def words(width: int, *values: int) -> bytes:
-        return b"".join(value.to_bytes(width, "little") for value in values)
-
-    ident = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
-    head = (
-        ident
-        + words(2, 2, 62)
-        + words(4, 1)
-        + words(8, base + headers, 64, 0)
-        + words(4, 0)
-        + words(2, 64, 56, 1, 0, 0, 0)
-    )
-    segment = words(4, 1, 5) + words(8, 0, base, base, size, size, 0x1000)
-    return head + segment + code

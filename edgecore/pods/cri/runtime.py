@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from edgecore.pods import runtime as port
-from edgecore.pods.cri import archive, drivers, messages, streams
+from edgecore.pods.cri import archive, drivers, messages, pause, streams
 from edgecore.pods.cri.changes import Changes
 from edgecore.pods.cri.streams import Dial
 from edgecore.pods.cri.wire import QUICK_S, Connection, TooLong, Unimplemented
@@ -18,7 +19,9 @@ from edgecore.pods.runtime import NoSuch, RuntimeRefused
 from proto.gen import cri_pb2 as pb
 from proto.kit.channels import Channels
 from proto.kit.clock import Clock
+from proto.kit.log import Logger
 
+log = Logger("cri")
 SANDBOX_S = 120.0  # network set-up of a loaded gateway included
 CONTAINER_S = 60.0
 MARGIN_S = 30.0  # beyond a grace period: SIGKILL, unmounting
@@ -38,6 +41,7 @@ class CriRuntime:
         self._clock = clock
         self._dial = dial
         self._driver = ""  # of cgroups; "" not asked yet
+        self._pause_asked = False
         self._sandbox_of: dict[str, str] = {}  # container id -> sandbox id; a status does not say it
         self._changes = Changes(self._wire, clock)
 
@@ -90,6 +94,7 @@ class CriRuntime:
 
     async def run_sandbox(self, config: port.SandboxConfig) -> str:
         driver = await self.cgroup_driver()
+        await self._bring_pause()
         with _tellable():
             asked = messages.sandbox_config(config, driver)
             request = pb.RunPodSandboxRequest(config=asked, runtime_handler=config.runtime_handler)
@@ -97,6 +102,25 @@ class CriRuntime:
         sandbox_id: str = said.pod_sandbox_id
         self._changes.began(sandbox_id, config.uid, sandbox=True)
         return sandbox_id
+
+    async def _bring_pause(self) -> None:
+        """Bring the image that every pod begins with, where it is missing: a gateway may reach no registry."""
+        if self._pause_asked:
+            return
+        self._pause_asked = True
+        status = await self._wire.call("Status", pb.StatusRequest(verbose=True), pb.StatusResponse)
+        reference, machine = pause.wanted(status.info.get("config", "")), pause.of_this_machine()
+        if not reference or machine is None or await self.image(reference) is not None:
+            return
+        with tempfile.NamedTemporaryFile(prefix="skerry-pause-") as file:
+            file.write(pause.archive(reference, machine))
+            file.flush()
+            try:
+                await archive.import_archive(self, self.socket, Path(file.name))
+            except RuntimeRefused as error:  # then the runtime fetches its own, or says why it cannot
+                log.info("sandbox image not brought", image=reference, reason=error)
+            else:
+                log.info("sandbox image brought", image=reference)
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
         with suppress(NoSuch):

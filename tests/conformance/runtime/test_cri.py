@@ -94,3 +94,13 @@ class TestCri(RuntimeConformance, NetworkPromises, PullPromises, DaemonPromises)
 
         assert (await world.runtime.sandbox_status(sandbox_id)).state is State.EXITED
         await changes.aclose()  # type: ignore[attr-defined]
+
+    async def test_a_pod_starts_where_the_sandbox_image_can_be_had_from_nowhere(self, world: World) -> None:
+        brought = await world.runtime.image(images.PAUSE_REF)
+        assert brought is not None
+        await world.runtime.remove_image(brought.id)
+        assert await world.runtime.image(images.PAUSE_REF) is None
+
+        sandbox_id = await world.run_sandbox(world.sandbox())
+
+        assert (await world.runtime.sandbox_status(sandbox_id)).state is State.RUNNING
