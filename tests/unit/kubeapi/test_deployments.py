@@ -52,7 +52,7 @@ async def test_a_deployment_gets_its_pods_through_a_replica_set_of_its_template(
     assert cluster.get(DEPLOYMENT, "web")["metadata"]["annotations"][rollouts.REVISION] == "1"
 
 
-async def test_a_rolling_update_stays_within_its_bounds_at_every_step(cluster: Cluster) -> None:
+async def test_a_rolling_update_stays_within_its_bounds_at_every_step(cluster: Cluster) -> None:  # WORK-4
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}}
     await cluster.make(DEPLOYMENT, workload("web", replicas=4, strategy=rolling))
     await cluster.roll()
@@ -73,7 +73,7 @@ async def test_a_rolling_update_stays_within_its_bounds_at_every_step(cluster: C
     assert cluster.get(DEPLOYMENT, "web")["metadata"]["annotations"][rollouts.REVISION] == "2"
 
 
-async def test_recreate_waits_until_the_last_old_pod_is_gone(cluster: Cluster) -> None:
+async def test_recreate_waits_until_the_last_old_pod_is_gone(cluster: Cluster) -> None:  # WORK-4
     await cluster.make(DEPLOYMENT, workload("web", replicas=2, strategy={"type": "Recreate"}))
     await cluster.roll()
 

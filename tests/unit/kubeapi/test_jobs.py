@@ -64,7 +64,7 @@ async def test_a_job_runs_until_enough_pods_have_succeeded(cluster: Cluster) -> 
     assert all("finalizers" not in p["metadata"] for p in cluster.pods())
 
 
-async def test_a_pod_deleted_after_it_ended_still_counts(cluster: Cluster) -> None:
+async def test_a_pod_deleted_after_it_ended_still_counts(cluster: Cluster) -> None:  # WORK-6
     await cluster.make(JOB, job(completions=2))
     await end_one(cluster)
     await cluster.objects.delete(POD, "default", cluster.pods()[0]["metadata"]["name"])

@@ -8,6 +8,7 @@ import pytest
 
 from kubeapi import kinds
 from kubeapi.conditions import condition
+from kubeapi.controllers.builtin import BuiltinControllers
 from proto.labels import AUTONOMY_DURATION, EDGE_ROLE
 from tests.unit.kubeapi.api import LEASE, NODE, POD, Api
 from tests.unit.kubeapi.workload_kit import Cluster, pod_body, workload
@@ -76,7 +77,7 @@ async def test_a_node_that_comes_back_in_time_keeps_its_pods(cluster: Cluster) -
     assert not leaves(cluster, name)
 
 
-async def test_when_every_ordinary_node_is_lost_at_once_nothing_is_evicted(cluster: Cluster) -> None:
+async def test_when_every_ordinary_node_is_lost_at_once_nothing_is_evicted(cluster: Cluster) -> None:  # WORK-2
     await cluster.add_nodes("n1", "n2")
     name = await pod_on(cluster, "n1")
     await cluster.say_node("n1", "Unknown")
@@ -88,7 +89,7 @@ async def test_when_every_ordinary_node_is_lost_at_once_nothing_is_evicted(clust
     assert leaves(cluster, name)
 
 
-async def test_an_edge_that_the_cloud_cannot_see_never_loses_its_pods(cluster: Cluster) -> None:
+async def test_an_edge_that_the_cloud_cannot_see_never_loses_its_pods(cluster: Cluster) -> None:  # WORK-1
     await cluster.add_nodes("e1", "e2", labels={EDGE_ROLE: ""})
     name = await pod_on(cluster, "e1")
     await cluster.say_node("e1", "Unknown")
@@ -98,7 +99,7 @@ async def test_an_edge_that_the_cloud_cannot_see_never_loses_its_pods(cluster: C
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "soon", ""])
-async def test_a_duration_of_nothing_means_for_ever(cluster: Cluster, text: str) -> None:
+async def test_a_duration_of_nothing_means_for_ever(cluster: Cluster, text: str) -> None:  # WORK-1
     await cluster.add_nodes("e1", "e2", labels={EDGE_ROLE: ""}, annotations={AUTONOMY_DURATION: text})
     name = await pod_on(cluster, "e1")
     await cluster.say_node("e1", "Unknown")
@@ -106,7 +107,7 @@ async def test_a_duration_of_nothing_means_for_ever(cluster: Cluster, text: str)
     assert not leaves(cluster, name)
 
 
-async def test_after_its_autonomy_duration_an_edge_is_an_ordinary_lost_node(cluster: Cluster) -> None:
+async def test_after_its_autonomy_duration_an_edge_is_an_ordinary_lost_node(cluster: Cluster) -> None:  # WORK-1
     await cluster.add_nodes("e1", "e2", labels={EDGE_ROLE: ""}, annotations={AUTONOMY_DURATION: "1h30m"})
     name = await pod_on(cluster, "e1")
     await cluster.say_node("e1", "Unknown")
@@ -119,7 +120,7 @@ async def test_after_its_autonomy_duration_an_edge_is_an_ordinary_lost_node(clus
     assert leaves(cluster, name)
 
 
-async def test_a_whole_site_lost_at_once_freezes_eviction_there_and_only_there(cluster: Cluster) -> None:
+async def test_a_whole_site_lost_at_once_freezes_eviction_there_and_only_there(cluster: Cluster) -> None:  # WORK-2
     notes = {AUTONOMY_DURATION: "1h"}
     await cluster.add_nodes("a1", "a2", labels={EDGE_ROLE: "", POOL: "a"}, annotations=notes)
     await cluster.add_nodes("b1", "b2", labels={EDGE_ROLE: "", POOL: "b"}, annotations=notes)
@@ -196,3 +197,19 @@ async def test_finished_pods_beyond_their_number_go_oldest_first(
         await cluster.end_pod(pod, "Succeeded")
         await cluster.after(2)
     assert [p["metadata"]["name"] for p in cluster.pods()] == ["c", "d"]
+
+
+async def test_a_restart_of_the_control_plane_neither_forgets_nor_hurries_an_eviction(
+    cluster: Cluster,
+) -> None:  # WORK-7
+    await cluster.add_nodes("n1", "n2")
+    name = await pod_on(cluster, "n1")
+    await cluster.say_node("n1", "Unknown")
+    await cluster.after(200)
+
+    cluster.api.controllers = BuiltinControllers(cluster.objects)
+    await cluster.start()
+    await cluster.after(98)
+    assert not leaves(cluster, name)
+    await cluster.after(3)
+    assert leaves(cluster, name)

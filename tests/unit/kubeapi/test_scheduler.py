@@ -43,7 +43,7 @@ async def test_a_pod_goes_where_there_is_most_room(cluster: Cluster) -> None:
     assert cluster.events("Scheduled") == ["Successfully assigned default/a to big"]
 
 
-async def test_requests_never_exceed_what_a_node_can_give(cluster: Cluster) -> None:
+async def test_requests_never_exceed_what_a_node_can_give(cluster: Cluster) -> None:  # WORK-3
     await cluster.add_nodes("n1", cpu="2")
     for name in "abc":
         await cluster.make(POD, pod_body(name, containers=requesting(cpu="900m")))
@@ -51,7 +51,7 @@ async def test_requests_never_exceed_what_a_node_can_give(cluster: Cluster) -> N
     assert why(cluster, "c").startswith("0/1 nodes are available: 1 Insufficient cpu.")
 
 
-async def test_the_sentence_counts_every_reason(cluster: Cluster) -> None:
+async def test_the_sentence_counts_every_reason(cluster: Cluster) -> None:  # WORK-3
     await cluster.add_nodes("n1", cpu="100m")
     await cluster.add_nodes("n2")
     await cluster.api.patch(

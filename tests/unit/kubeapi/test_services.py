@@ -122,7 +122,7 @@ async def test_a_change_by_somebody_else_is_put_right(cluster: Cluster) -> None:
     assert len(cluster.all(SLICE)[0]["endpoints"]) == 1
 
 
-async def test_a_budget_lets_pods_go_one_by_one(cluster: Cluster) -> None:
+async def test_a_budget_lets_pods_go_one_by_one(cluster: Cluster) -> None:  # WORK-5
     await cluster.make(kinds.DEPLOYMENT, workload("web", replicas=3))
     await cluster.make(
         PDB, {"metadata": {"name": "web"}, "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}}

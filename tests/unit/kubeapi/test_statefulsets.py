@@ -114,7 +114,9 @@ async def test_each_pod_has_its_own_volume_on_its_own_node_and_finds_it_again(cl
     assert cluster.get(POD, "db-0")["spec"]["nodeName"] == before["db-0"]
 
 
-async def test_a_claim_in_use_stays_until_its_pod_is_gone_and_takes_its_volume_with_it(cluster: Cluster) -> None:
+async def test_a_claim_in_use_stays_until_its_pod_is_gone_and_takes_its_volume_with_it(
+    cluster: Cluster,
+) -> None:  # WORK-9
     await cluster.make(PVC, {"metadata": {"name": "data"}, "spec": claim_spec()})
     assert cluster.get(PVC, "data")["spec"]["storageClassName"] == "local-path"
     assert cluster.get(PVC, "data")["status"]["phase"] == "Pending"

@@ -87,7 +87,7 @@ def test_schedules_know_zones_names_and_periods() -> None:
         (POD, pod_body("x", **container(env=[{"name": "A=B"}])), r"env\[0\].name: Invalid value"),
         (POD, pod_body("x", **container(volumeMounts=[{"name": "no", "mountPath": "/a"}])), 'Not found: "no"'),
         (POD, pod_body("x", volumes=[{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]), "may not specify more than 1 volume type"),
-        (POD, pod_body("x", containers=[{"name": "a", "image": "i"}, {"name": "a", "image": "i"}]), r'containers\[1\]: Duplicate value: ..name.: .a'),
+        (POD, pod_body("x", containers=[{"name": "a", "image": "i"}, {"name": "a", "image": "i"}]), r"containers\[1\]: Duplicate value: ..name.: .a"),
         (POD, pod_body("x", tolerations=[{"operator": "Equal"}]), "operator must be Exists when `key` is empty"),
         (POD, pod_body("x", dnsPolicy="None"), "must provide at least one DNS nameserver"),
         (DEPLOYMENT, workload("x", replicas=-1), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
