@@ -201,7 +201,7 @@ class App:
         self.link.streams = EdgeStreams(self.calls.open, settings.link, clock=clock, metrics=metrics)
         self.node.workloads = self.pods.workloads
         self.pods.writer.show_event = LocalEvents(name, store, clock).keep
-        self.replica.mirrors_changed = self.journal.adopted = self.pods.writer.mirrors_changed
+        self.replica.mirrors_changed = self.journal.adopted = self.pods.mirrors_changed
         self.room = NodeRoom(
             self.node, settings.node_options, link=self.link.status, known=self.replica.knows_node, clock=clock
         )

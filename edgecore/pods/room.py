@@ -46,6 +46,7 @@ from proto.link.outbox import Outbox
 
 log = Logger("pods")
 SCHEMA = records.SCHEMA + choice.SCHEMA
+PATIENCE_S = 5.0  # of a runtime that does not answer, before the Node is not Ready
 DETECT_S = 5.0  # between two looks for a runtime on a node that has none
 HEALTH_S = 10.0
 IMAGES_S = 60.0
@@ -94,6 +95,7 @@ class PodRoom:
             db, store, outbox, self.events, clock=clock, metrics=metrics, boot=self._boot, mirrors=around.mirrors
         )
         self.timers = Timers(clock)
+        self.static = self._static()
         self.objects = StoreObjects(store)
         self.runtime: ContainerRuntime | None = None
         self.builder: Builder | None = None
@@ -101,6 +103,7 @@ class PodRoom:
         self.observer: Observer | None = None
         self._why_none = "not looked for yet"
         self._version, self._unhealthy = "none://", ""
+        self._down_since_s: float | None = None
         self._images: tuple[tuple[tuple[str, ...], int], ...] = ()
         self._upkeep: Upkeep | None = None
         for kind in (CONFIG_MAP, SECRET, SERVICE_ACCOUNT):
@@ -113,8 +116,8 @@ class PodRoom:
     def workloads(self) -> Workloads:
         """What the Node's status says of pods."""
         settings = self._settings
-        controller, found = self.controller, self.runtime is not None
-        trouble = (controller.away if controller is not None else "") or self._unhealthy
+        found = self.runtime is not None
+        trouble = self._trouble()
         if not found:
             reason, message = "EdgeReady", f"edgecore is serving; it runs no pods: {self._why_none}"
         elif trouble:
@@ -132,6 +135,11 @@ class PodRoom:
             reserved_memory_bytes=settings.reserved_memory_bytes,
             reserved_disk_bytes=settings.reserved_disk_bytes,
         )
+
+    def mirrors_changed(self) -> None:
+        """A mirror pod appeared in the cloud or went."""
+        self.static.mirrors_changed()
+        self.writer.mirrors_changed()
 
     def statuses(self) -> dict[str, bytes]:
         """Key -> body of every pod status, for the link's repair at hello."""
@@ -156,7 +164,7 @@ class PodRoom:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.writer.run())
             group.create_task(self.timers.run())
-            group.create_task(self._static().run())
+            group.create_task(self.static.run())
             name = await self._find_runtime()
             await self._begin(group, name)
 
@@ -258,6 +266,17 @@ class PodRoom:
 
     # inside
 
+    def _trouble(self) -> str:
+        """Why the runtime cannot be used; "" while it can, and while it may just be restarting."""
+        trouble = (self.controller.away if self.controller is not None else "") or self._unhealthy
+        if not trouble:
+            self._down_since_s = None
+            return ""
+        now_s = self._clock.now_s()
+        if self._down_since_s is None:
+            self._down_since_s = now_s
+        return trouble if now_s - self._down_since_s >= PATIENCE_S or self._version == "none://" else ""
+
     def _count(self) -> float:
         return float(len(self.controller.entries)) if self.controller is not None else 0.0
 
@@ -291,7 +310,8 @@ class PodRoom:
                 known, self._unhealthy = False, str(error)
             except RuntimeRefused as error:
                 self._unhealthy = str(error)
-            await self._clock.sleep(HEALTH_S if known else 1.0)
+            self._trouble()
+            await self._clock.sleep(HEALTH_S if known and not self._unhealthy else 1.0)
 
     async def _watch_images(self) -> None:
         assert self.runtime is not None

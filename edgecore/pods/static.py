@@ -192,12 +192,17 @@ class StaticPods:
         await self._db.tx(write)
         self._told |= told
 
+    def mirrors_changed(self) -> None:
+        """A mirror appeared or went. Told at each change, so that one that lived between two looks is made again, too."""
+        now = set(self._mirrors())
+        for key in self._seen - now:
+            self._told.pop(key, None)
+        self._seen = now
+
     def _to_tell(self, wanted: Mapping[tuple[str, str], Json], mirrors: Mapping[str, str]) -> dict[str, str]:
         """Return key -> ``+HASH`` of a mirror to make, again when somebody deleted it; ``-UID`` of one to delete."""
         names = {_key(*name): pod for name, pod in wanted.items()}
-        for key in self._seen - mirrors.keys():
-            self._told.pop(key, None)
-        self._seen = set(mirrors)
+        self.mirrors_changed()
         self._told = {key: what for key, what in self._told.items() if key in names or key in mirrors}
         out = {key: f"-{uid}" for key, uid in mirrors.items() if key not in names}
         return out | {key: f"+{pod['metadata']['annotations'][HASH]}" for key, pod in names.items()}

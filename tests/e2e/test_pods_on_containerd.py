@@ -177,14 +177,14 @@ async def test_a_runtime_that_dies_leaves_the_pods_alone_and_the_node_says_so(ho
 
     await host.kill()
     try:
-        await eventually(lambda: not node.room.workloads().ready)
+        await eventually(lambda: not node.room.workloads().ready, 25)
         said = node.room.workloads()
         await node.put(pod("waits"))
         await eventually(lambda: "container runtime is down" in json.dumps(node.status("waits")))
     finally:
         await host.start()
     await node.ready("stays", "waits")
-    await eventually(lambda: node.room.workloads().ready)
+    await eventually(lambda: node.room.workloads().ready, 25)
 
     assert (said.reason, "container runtime is down" in said.message) == ("ContainerRuntimeDown", True)
     assert restarts(node, "stays") == before
