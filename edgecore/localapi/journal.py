@@ -146,6 +146,8 @@ class Journal:
         if body is None and key.startswith(f"{WRITE_CONFLICT.storage}/"):  # dropped in the cloud
             self._refusals.drop(tx, key.removeprefix(f"{WRITE_CONFLICT.storage}/"))
         found = tx.execute("UPDATE pending_parked SET body = ? WHERE key = ?", (body, key))
+        if found.rowcount == 0 and body is None:
+            tx.execute("DELETE FROM pending_alias WHERE key = ?", (key,))
         return found.rowcount > 0
 
     def localize(self, tx: Tx, key: str, obj: dict[str, Any]) -> None:

@@ -13,9 +13,11 @@ from kubeapi.store import Store
 from proto import conflicts
 from proto.kit.clock import Clock, rfc3339
 from proto.kit.database import Tx
+from proto.kit.log import Logger
 from proto.names import parse_key
 from proto.writes import Write, WriteResult
 
+log = Logger("offline-writes")
 KEPT = 1_000  # refused writes that wait for a person; the oldest go first, and stay in the cloud
 
 
@@ -34,11 +36,13 @@ class Refusals:
             body["metadata"]["creationTimestamp"] = rfc3339(self._clock.wall())
             self._store.put(tx, WRITE_CONFLICT, body)
         self._say(tx, write, result)
-        tx.execute(
+        forgotten = tx.execute(
             "DELETE FROM pending_write WHERE seq IN (SELECT seq FROM pending_write WHERE outcome != ''"
             " ORDER BY seq DESC LIMIT -1 OFFSET ?)",
             (KEPT,),
-        )
+        ).rowcount
+        if forgotten:
+            log.warning("the oldest conflicts are forgotten here; the cloud keeps them", conflicts=forgotten)
 
     def forget(self, tx: Tx, change: Change) -> None:
         """A person deletes a WriteConflict: its write is dropped from the journal, too."""

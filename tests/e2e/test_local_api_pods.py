@@ -109,7 +109,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 async def test_a_gateway_without_a_link_is_worked_with_as_a_cluster_is(site: Site, tmp_path: Path) -> None:
     site.edge.cut()
     first = await made_here(site)
-    await reached(site)
+    await reached(site, tmp_path)
     await asked_from_inside(site, tmp_path)
     site.edge.mend()
     await site.edge.connected()
@@ -127,11 +127,16 @@ async def made_here(site: Site) -> dict[str, Any]:
     return found
 
 
-async def reached(site: Site) -> None:
+async def reached(site: Site, folder: Path) -> None:
+    await site.say("wait --for=condition=Ready pod/local --timeout=20s")
     assert await site.say("logs local") == "begun\n"
     assert await site.say("exec local -- echo hello") == "hello\n"
     assert await site.say("exec -i local -- cat", "through\n") == "through\n"
     assert "Started" in await site.say("get events")
+    (folder / "there").write_text("as it was")
+    await site.say(f"cp {folder / 'there'} local:/tmp/copied")
+    await site.say(f"cp local:/tmp/copied {folder / 'back'}")
+    assert (folder / "back").read_text() == "as it was"
 
 
 async def asked_from_inside(site: Site, folder: Path) -> None:
