@@ -73,6 +73,9 @@ class Rights:
                 raise Denied("OutsideNode", text)
         elif not self.concerns(node, write.key, theirs):
             raise Denied("OutsideNode", f"{write.key} is not among the objects of node {node}")
+        elif write.user == writes.admin_of(node) and not templates.is_bound(theirs, node):
+            # Every technician has the same role: what runs at several nodes is not one gateway's to change.
+            raise Denied("SharedWorkload", f"{write.key} does not run at node {node} alone: change it in the cloud")
 
     def concerns(self, node: str, key: str, theirs: Json) -> bool:
         """Whether ``node`` may see the object: what it may not see, it is not answered with either."""

@@ -9,7 +9,17 @@ import pytest
 from cloudcore.hub.replay import CONFLICTS, Replay
 from cloudcore.hub.write_outcomes import Outcomes
 from cloudcore.kube.errors import NotFound
-from cloudcore.kube.resources import CONFIG_MAP, EVENT, POD, ROLE, ROLE_BINDING, SECRET, SERVICE_ACCOUNT, Kind
+from cloudcore.kube.resources import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    EVENT,
+    POD,
+    ROLE,
+    ROLE_BINDING,
+    SECRET,
+    SERVICE_ACCOUNT,
+    Kind,
+)
 from cloudcore.kube.resources import NODE as NODE_KIND
 from proto import labels, writes
 from proto.kit.errors import MalformedMessage, StorageFull
@@ -219,6 +229,25 @@ async def test_objects_of_other_nodes_are_neither_changed_nor_shown(desk: Desk) 
         assert (answer.outcome != "applied", answer.object) == (True, None)
     assert (await desk.get(CONFIG_MAP, "a") or {})["data"] == {"password": "hush"}
     assert "hush" not in str(await desk.kept())
+
+
+async def test_a_workload_of_several_nodes_is_not_one_technicians_to_change(desk: Desk) -> None:  # LOCAL-12
+    containers = [{"name": "c", "image": "i"}]
+    template: Json = {"metadata": {"labels": {"app": "w"}}, "spec": {"containers": containers}}
+    spec = {"replicas": 0, "selector": {"matchLabels": {"app": "w"}}, "template": template}
+    metadata = {"name": "w", "namespace": "default", "labels": {labels.NODE: NODE}}
+    body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+    await desk.cloud.client.create(DEPLOYMENT, "default", body)
+    given: Json = {"key": DEPLOYMENT.key("default", "w"), "kind": "Deployment", "api_version": "apps/v1"}
+    change: Json = {"mine": {"spec": {"replicas": 3}}, "base": {"spec": {"replicas": 0}}}
+
+    for write in (desk.write("patch", **given, **change), desk.write("delete", **given)):
+        answer = await desk.carry(write)
+        assert (answer.outcome, answer.reason) == ("refused", "SharedWorkload")
+
+    bound = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": NODE}}}}}
+    await desk.cloud.client.patch(DEPLOYMENT, "default", "w", bound, content_type="application/merge-patch+json")
+    assert (await desk.carry(desk.write("patch", **given, **change))).outcome == "applied"
 
 
 async def test_a_creation_without_the_nodes_label_is_refused(desk: Desk) -> None:  # LOCAL-6, LOCAL-12
