@@ -1,4 +1,4 @@
-"""The built-in kinds, as data. A new kind is a row here and, where clients need them, defaults in ``kubeapi.defaults``."""
+"""The built-in kinds, as data. A new kind is a row here and, where clients need them, defaults in ``kubeapi.builtin`` or ``kubeapi.workload_defaults``."""
 
 from kubeapi.kinds_cluster import (
     CLUSTER,

@@ -153,8 +153,6 @@ def _job_spec(spec: Json, path: str) -> Causes:
         "activeDeadlineSeconds",
         "backoffLimit",
         "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
     ):
         out += at_least(f"{path}.{key}", spec.get(key))
     out += one_of(f"{path}.completionMode", spec.get("completionMode"), ("Indexed", "NonIndexed"))
@@ -164,10 +162,10 @@ def _job_spec(spec: Json, path: str) -> Causes:
     elif indexed and min(spec["completions"], spec.get("parallelism") or 0) > MAX_INDEXED:
         text = f"must be less than or equal to {MAX_INDEXED} when completion mode is Indexed"
         out.append(bad(f"{path}.parallelism", spec.get("parallelism"), text))
-    if spec.get("backoffLimitPerIndex") is not None and not indexed:
-        out.append(
-            bad(f"{path}.backoffLimitPerIndex", spec["backoffLimitPerIndex"], "requires indexed completion mode")
-        )
+    for key in ("backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"):
+        if spec.get(key) is not None:  # refused rather than accepted and ignored
+            out.append(forbid(f"{path}.{key}", "this API server does not carry it out"))
+    out += _failure_rules(spec, f"{path}.podFailurePolicy")
     if (
         spec.get("podFailurePolicy")
         and ((spec.get("template") or {}).get("spec") or {}).get("restartPolicy") != "Never"
@@ -175,6 +173,17 @@ def _job_spec(spec: Json, path: str) -> Causes:
         text = 'only "Never" is supported when podFailurePolicy is specified'
         out.append(bad(f"{path}.template.spec.restartPolicy", "OnFailure", text))
     return out + _template(spec.get("template"), f"{path}.template", ("Never", "OnFailure"))
+
+
+def _failure_rules(spec: Json, path: str) -> Causes:
+    out: Causes = []
+    for i, rule in enumerate((spec.get("podFailurePolicy") or {}).get("rules") or ()):
+        where = f"{path}.rules[{i}]"
+        if rule.get("action") not in ("Count", "FailJob", "Ignore"):
+            out.append(say.unsupported(f"{where}.action", rule.get("action"), ("Count", "FailJob", "Ignore")))
+        if bool(rule.get("onExitCodes")) == bool(rule.get("onPodConditions")):
+            out.append(bad(where, rule, "exactly one of `onExitCodes` and `onPodConditions` must be given"))
+    return out
 
 
 def _job(obj: Json) -> Causes:

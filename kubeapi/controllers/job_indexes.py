@@ -1,4 +1,4 @@
-"""Which pods a Job makes next, and what an ended one counts for: plain jobs and indexed ones (pure)."""
+"""Which pods a Job makes next, and what an ended one counts for: plain jobs, indexed ones, failure policies (pure)."""
 
 from typing import Any
 
@@ -38,19 +38,53 @@ def index_of(pod: Json) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def count(job: Json, status: Json, pod: Json) -> None:
-    """Count an ended pod into ``status``; one that succeeds twice for an index counts once."""
+def count(job: Json, status: Json, pod: Json) -> str:
+    """Count an ended pod into ``status``; one that succeeds twice for an index counts once.
+
+    Returns why the job's failure policy ends the job, "" when it does not.
+    """
     if (pod.get("status") or {}).get("phase") != "Succeeded":
-        status["failed"] = status.get("failed", 0) + 1
-        return
+        action, why = policy(job, pod)
+        if action != "Ignore":
+            status["failed"] = status.get("failed", 0) + 1
+        return why if action == "FailJob" else ""
     if not is_indexed(job):
         status["succeeded"] = status.get("succeeded", 0) + 1
-        return
+        return ""
     done, number = read(status.get("completedIndexes", "")), index_of(pod)
     if number is not None and number < job["spec"]["completions"]:
         done.add(number)
     status["completedIndexes"] = write(done)
     status["succeeded"] = len(done)
+    return ""
+
+
+def policy(job: Json, pod: Json) -> tuple[str, str]:
+    """Return (action, sentence) of the first failure rule that a failed pod matches; ("Count", "") without one."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    name = f"{metadata.get('namespace', '')}/{metadata['name']}"
+    for i, rule in enumerate((job["spec"].get("podFailurePolicy") or {}).get("rules") or ()):
+        action, codes = str(rule.get("action")), rule.get("onExitCodes")
+        found = _exit(codes, status) if codes else None
+        if found is not None:
+            text = f"Container {found[0]} for pod {name} failed with exit code {found[1]} matching {action} rule at index {i}"
+            return action, text
+        for wanted in rule.get("onPodConditions") or ():
+            pair = (wanted.get("type"), wanted.get("status") or "True")
+            if any((c.get("type"), c.get("status")) == pair for c in status.get("conditions") or ()):
+                return action, f"Pod {name} has condition {pair[0]} matching {action} rule at index {i}"
+    return "Count", ""
+
+
+def _exit(codes: Json, status: Json) -> tuple[str, int] | None:
+    """Return the first container that ended with a code that the rule names."""
+    values, only = codes.get("values") or (), codes.get("containerName")
+    for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+        code = ((container.get("state") or {}).get("terminated") or {}).get("exitCode") or 0
+        named = only in (None, container.get("name"))
+        if code and named and (code in values) == (codes.get("operator") == "In"):
+            return str(container.get("name")), int(code)
+    return None
 
 
 def bodies(job: Json, pods: list[Json], missing: int) -> list[Json]:

@@ -98,8 +98,12 @@ class Jobs:
                 return job
             status = dict(found.object.get("status") or {})
             for pod in ended:
-                if self._let_go(tx, pod):
-                    job_indexes.count(job, status, pod)
+                why = job_indexes.count(job, status, pod) if self._let_go(tx, pod) else ""
+                if why and condition(status, "FailureTarget") is None:
+                    told = ("FailureTarget", "True", "PodFailurePolicy", why)
+                    status["conditions"] = with_condition(
+                        status.get("conditions") or (), *told, self._objects.clock.wall()
+                    )
             return self._objects.settle(tx, JOB, found.object, {**found.object, "status": status}, WriteOptions())
 
         return await self._store.db.tx(write)
@@ -128,6 +132,9 @@ class Jobs:
             failed += sum(
                 c.get("restartCount", 0) for p in active for c in (p.get("status") or {}).get("containerStatuses") or ()
             )
+        doomed = condition(status, "FailureTarget")
+        if doomed is not None:
+            return "Failed", str(doomed.get("reason")), str(doomed.get("message"))
         if failed > spec.get("backoffLimit", 6):
             return "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit"
         running = deadline is not None and started is not None and not spec.get("suspend")

@@ -6,7 +6,7 @@ import pytest
 
 from kubeapi import kinds
 from kubeapi.conditions import is_true
-from kubeapi.controllers import job_indexes
+from kubeapi.controllers import job_indexes, parts
 from tests.unit.kubeapi.api import POD, Api
 from tests.unit.kubeapi.workload_kit import CONTAINERS, Cluster
 
@@ -84,6 +84,31 @@ async def test_failures_back_off_and_end_the_job_at_its_limit(cluster: Cluster) 
     assert is_true(status(cluster), "Failed")
     assert status(cluster)["failed"] == 2
     assert cluster.events("BackoffLimitExceeded") == ["Job has reached the specified backoff limit"]
+
+
+async def fail_with(cluster: Cluster, code: int) -> None:
+    pod = live(cluster)[0]
+    ended = {"name": "c", "state": {"terminated": {"exitCode": code}}}
+    await parts.write_status(
+        cluster.objects, POD, pod, {**pod["status"], "phase": "Failed", "containerStatuses": [ended]}
+    )
+    await cluster.settle()
+
+
+async def test_a_failure_policy_ends_the_job_at_once_or_does_not_count(cluster: Cluster) -> None:
+    rules = [
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}},
+        {"action": "Ignore", "onExitCodes": {"operator": "NotIn", "values": [1, 2]}},
+    ]
+    await cluster.make(JOB, job(backoffLimit=1, podFailurePolicy={"rules": rules}))
+    for code in (7, 1):
+        await fail_with(cluster, code)
+        await cluster.after(600)
+    assert status(cluster)["failed"] == 1
+    await fail_with(cluster, 42)
+    assert is_true(status(cluster), "Failed")
+    (text,) = cluster.events("PodFailurePolicy")
+    assert "failed with exit code 42 matching FailJob rule at index 0" in text
 
 
 async def test_a_job_past_its_deadline_is_stopped(cluster: Cluster) -> None:

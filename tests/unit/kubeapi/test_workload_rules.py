@@ -100,6 +100,7 @@ def test_schedules_know_zones_names_and_periods() -> None:
         (DS, workload("x", updateStrategy={"type": "Maybe"}), 'Unsupported value: "Maybe"'),
         (JOB, job(completionMode="Indexed", parallelism=1), "spec.completions: Required value: when completion mode is Indexed"),
         (JOB, {"metadata": {"name": "x"}, "spec": {"template": {"spec": container()}}}, 'Unsupported value: "Always": supported values: "Never", "OnFailure"'),
+        (JOB, job(successPolicy={"rules": [{"succeededCount": 1}]}), "successPolicy: Forbidden: this API server does not carry it out"),
         (CRON, cron("* * *"), "expected exactly 5 fields, found 3"),
         (CRON, cron("61 * * * *"), "bad minute"),
         (CRON, cron("TZ=UTC * * * * *"), "use timeZone field instead"),
