@@ -39,6 +39,9 @@ class Jobs:
     def start(self) -> None:
         for item in self._store.items(JOB, None):
             self.worker.add((item.namespace, item.name))
+        for item in self._store.items(POD, None):
+            if TRACKING.encode() in item.body:
+                self._release_orphan(item.object)
         self._store.listen(JOB, self._changed)
         self._store.listen(POD, self._pod_changed)
 
@@ -47,6 +50,13 @@ class Jobs:
             self.worker.add((event.stored.namespace, event.stored.name))
             return
         for pod in self._pods.get(("owner", event.object["metadata"]["uid"])):  # nobody counts them any more
+            self._objects.store.db.submit(partial(self._let_go, pod=pod)).add_done_callback(_noted)
+
+    def _release_orphan(self, pod: Json) -> None:
+        """Let a pod go whose job went while nobody looked."""
+        owner = controller_of(pod)
+        job = self._store.get(JOB, pod["metadata"]["namespace"], str(owner.get("name"))) if owner is not None else None
+        if job is None or owner is None or job["metadata"]["uid"] != owner.get("uid"):
             self._objects.store.db.submit(partial(self._let_go, pod=pod)).add_done_callback(_noted)
 
     def _pod_changed(self, event: Event) -> None:
@@ -79,16 +89,7 @@ class Jobs:
 
     async def _count(self, job: Json, pods: list[Json]) -> Json:
         """Count the pods that ended and let them go; returns the job with its new numbers."""
-        ended = [
-            p
-            for p in pods
-            if _tracked(p) and ((p.get("status") or {}).get("phase") in parts.FINISHED or parts.is_deleting(p))
-        ]
-        ended = [
-            p
-            for p in ended
-            if (p.get("status") or {}).get("phase") in parts.FINISHED or not (p["spec"].get("nodeName"))
-        ]
+        ended = [p for p in pods if _tracked(p) and _is_over(p)]
         if not ended:
             return job
 
@@ -280,6 +281,14 @@ class Jobs:
 def _noted(written: Any) -> None:
     if not written.cancelled():
         written.exception()  # the database is closing: the next start finds the pods again
+
+
+def _is_over(pod: Json) -> bool:
+    """Whether nothing of the pod runs any more: it ended, it never had a node, or its node has let it go."""
+    if (pod.get("status") or {}).get("phase") in parts.FINISHED:
+        return True
+    gone = not pod["spec"].get("nodeName") or not pod["metadata"].get("deletionGracePeriodSeconds")
+    return parts.is_deleting(pod) and gone
 
 
 def _tracked(pod: Json) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from kubeapi import kinds
 from kubeapi.conditions import is_true
 from kubeapi.controllers import job_indexes, parts
+from kubeapi.controllers.builtin import BuiltinControllers
 from tests.unit.kubeapi.api import POD, Api
 from tests.unit.kubeapi.workload_kit import CONTAINERS, Cluster
 
@@ -72,6 +73,19 @@ async def test_a_pod_deleted_after_it_ended_still_counts(cluster: Cluster) -> No
     await end_one(cluster)
     assert status(cluster)["succeeded"] == 2
     assert is_true(status(cluster), "Complete")
+
+
+async def test_a_pod_deleted_while_it_runs_goes_counts_as_failed_and_is_replaced(cluster: Cluster) -> None:
+    await cluster.make(JOB, job())
+    await cluster.run_pods()
+    (first,) = live(cluster)
+    await cluster.objects.delete(POD, "default", first["metadata"]["name"])
+    await cluster.settle()
+    assert cluster.get(POD, first["metadata"]["name"])["metadata"]["finalizers"]
+    await cluster.stop_deleted()
+    assert first["metadata"]["name"] not in [p["metadata"]["name"] for p in cluster.pods()]
+    assert status(cluster)["failed"] == 1
+    assert len(live(cluster)) == 1
 
 
 async def test_failures_back_off_and_end_the_job_at_its_limit(cluster: Cluster) -> None:
@@ -166,6 +180,23 @@ async def test_deleting_a_running_job_leaves_nothing_behind(cluster: Cluster) ->
     await cluster.objects.delete(JOB, "default", "work")
     await cluster.roll()
     assert (cluster.all(JOB), cluster.pods()) == ([], [])
+
+
+async def test_pods_of_a_job_that_went_unseen_are_let_go_at_the_next_start(cluster: Cluster) -> None:
+    made = await cluster.make(JOB, job())
+    (pod,) = cluster.pods()
+    orphan = {
+        "name": "left",
+        "finalizers": pod["metadata"]["finalizers"],
+        "ownerReferences": pod["metadata"]["ownerReferences"],
+    }
+    orphan["ownerReferences"] = [{**orphan["ownerReferences"][0], "uid": "gone", "name": "gone"}]
+    await cluster.api.create(POD, {"metadata": orphan, "spec": pod["spec"]})
+    cluster.api.controllers = BuiltinControllers(cluster.objects)
+    await cluster.start()
+    await cluster.roll()
+    assert [p["metadata"]["name"] for p in cluster.pods()] == [pod["metadata"]["name"]]
+    assert cluster.get(JOB, made["metadata"]["name"])["status"]["active"] == 1
 
 
 async def test_a_cron_job_fires_on_time_and_keeps_a_short_history(cluster: Cluster) -> None:
