@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -34,8 +35,8 @@ def choose(settings: PodsSettings, before: str) -> tuple[str, str]:
     if settings.runtime == NONE:
         return NONE, "pods.runtime is none"
     if settings.runtime != "auto":
-        return settings.runtime, ""
-    if before in {CRI, PROCESS}:
+        return (settings.runtime, "") if settings.runtime in OPENERS else (NONE, _process_lacks())
+    if before in OPENERS:
         return before, ""
     if answers(Path(settings.cri_socket)):
         return CRI, ""
@@ -58,19 +59,22 @@ def answers(path: Path) -> bool:
 
 def _process_lacks() -> str:
     """Why pods cannot be run as plain processes; "" when they can."""
-    if not PROCESS_RUNTIME.exists():
+    if PROCESS not in OPENERS:
         return "this edgecore runs no pods as plain processes"
     if os.geteuid() != 0:
         return "edgecore is not root"
     return "" if shutil.which("bwrap") else "bubblewrap (bwrap) is not installed"
 
 
-PROCESS_RUNTIME = Path(__file__).parent / "process" / "runtime.py"
-
-
 def open_runtime(name: str, settings: PodsSettings, clock: Clock) -> ContainerRuntime:
-    """Open the chosen runtime; its libraries are loaded only now."""
+    """Open a runtime that ``choose`` returned."""
+    return OPENERS[name](settings, clock)
+
+
+def _open_cri(settings: PodsSettings, clock: Clock) -> ContainerRuntime:
     from edgecore.pods.cri.runtime import CriRuntime  # noqa: PLC0415  a node without a runtime never pays for gRPC
 
-    assert name == CRI
     return CriRuntime(Path(settings.cri_socket), clock)
+
+
+OPENERS: dict[str, Callable[[PodsSettings, Clock], ContainerRuntime]] = {CRI: _open_cri}

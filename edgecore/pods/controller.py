@@ -17,7 +17,7 @@ from edgecore.pods.observer import Observer
 from edgecore.pods.plan import Plan, Stop, is_finished, plan
 from edgecore.pods.probes import Probes
 from edgecore.pods.reporting import Reporter
-from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, State
+from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused, State
 from edgecore.pods.seen import Ended, Kill, Waiting
 from edgecore.pods.specs import Json
 from edgecore.pods.timers import Timers, either
@@ -81,7 +81,10 @@ class PodController:
             self._group.create_task(self._watch_runtime())
             while True:
                 self._look_again.clear()
-                await self._look_at_all()
+                try:
+                    await self._look_at_all()
+                except Exception:  # the next look may go well
+                    log.exception("full look failed")
                 wait_s = AWAY_S if self.away else relist_every_s
                 await either(self._look_again, self._clock, wait_s)
 
@@ -189,16 +192,26 @@ class PodController:
 
     async def _watch_runtime(self) -> None:
         """Follow the runtime's hints; the slow look finds what they miss."""
-        async for uid in self._runtime.changes():
-            entry = self.entries.get(uid)
-            if entry is None or self.away:
-                continue
+        while True:
             try:
-                await self._observer.look(uid)
-            except RuntimeAway as error:
-                self._lost(error)
-            else:
-                self.wake(entry)
+                async for uid in self._runtime.changes():
+                    await self._look_at(uid)
+            except Exception:  # without hints pods are only slower
+                log.exception("hints of the runtime failed")
+            await self._clock.sleep(STUCK_S)
+
+    async def _look_at(self, uid: str) -> None:
+        entry = self.entries.get(uid)
+        if entry is None or self.away:
+            return
+        try:
+            await self._observer.look(uid)
+        except RuntimeAway as error:
+            self._lost(error)
+        except RuntimeRefused as error:
+            log.warning("the runtime refused a look", uid=uid, reason=error)
+        else:
+            self.wake(entry)
 
     async def _look_at_all(self) -> None:
         """One full look. The first one, and the first after the runtime came back, wake every pod."""

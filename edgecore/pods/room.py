@@ -4,10 +4,12 @@ Starts before anything that waits for the cloud, and needs nothing of it.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edgecore.data_dir import DataDir
 from edgecore.node import Workloads
@@ -47,6 +49,7 @@ from proto.link.outbox import Outbox
 log = Logger("pods")
 SCHEMA = records.SCHEMA + choice.SCHEMA
 PATIENCE_S = 5.0  # of a runtime that does not answer, before the Node is not Ready
+AGAIN_S = 5.0
 DETECT_S = 5.0  # between two looks for a runtime on a node that has none
 HEALTH_S = 10.0
 IMAGES_S = 60.0
@@ -162,9 +165,9 @@ class PodRoom:
     async def run(self) -> None:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.writer.run())
             group.create_task(self.timers.run())
-            group.create_task(self.static.run())
+            group.create_task(self._keep("writer", self.writer.run))
+            group.create_task(self._keep("static pods", self.static.run))
             name = await self._find_runtime()
             await self._begin(group, name)
 
@@ -197,7 +200,7 @@ class PodRoom:
 
     async def _begin(self, group: asyncio.TaskGroup, name: str) -> None:
         runtime = self.runtime = self._open_runtime(name, self._settings, self._clock)
-        tokens = Tokens.open(self._directory, self.objects, self._clock)
+        tokens = await self._open_tokens()
         builder = self.builder = Builder(
             self._directory,
             self.objects,
@@ -218,12 +221,31 @@ class PodRoom:
         for work in (
             self.controller.run(self._settings.relist_every_s),
             self.probes.run(),
-            self._watch_health(name),
-            self._watch_images(),
+            self._keep("health", partial(self._watch_health, name)),
+            self._keep("images", self._watch_images),
             *self._upkeep.works(),
             daemon.forever(reclaimer.turn, every_s=RECLAIM_S, clock=self._clock, name="volumes"),
         ):
             group.create_task(work)
+
+    async def _keep(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run ``work`` for ever; what it did not expect is logged, and it begins again."""
+        while True:
+            try:
+                await work()
+            except Exception:  # devices and running pods outlive a mistake of ours
+                log.exception("a part of the pod room failed", part=name)
+            await self._clock.sleep(AGAIN_S)
+
+    async def _open_tokens(self) -> Tokens:
+        """The node's own key for service accounts; a disk without room for it is waited for."""
+        while True:
+            try:
+                return Tokens.open(self._directory, self.objects, self._clock)
+            except OSError as error:
+                self._unhealthy = f"no key for service accounts: {error.strerror}"
+                log.warning("pods wait", reason=self._unhealthy)
+            await self._clock.sleep(DETECT_S)
 
     def _assemble(self, runtime: ContainerRuntime, builder: Builder) -> None:
         around, clock, settings, node = self._around, self._clock, self._settings, self._around.facts().name
