@@ -6,7 +6,7 @@ import signal
 import sys
 import termios
 import tty as ttys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 
 import msgspec
@@ -77,15 +77,27 @@ def exit_code(status: bytes) -> int:
 
 
 async def _from_person(channels: Channels) -> None:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=BLOCK_BYTES)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     try:
-        while block := await reader.read(BLOCK_BYTES):
+        async for block in _blocks():
             await channels.write(STDIN, block)
         await channels.finish(STDIN)
     except ChannelsClosed:
         return  # said by whoever reads
+
+
+async def _blocks() -> AsyncIterator[bytes]:
+    """Standard input as it comes; a file is simply read."""
+    reader = asyncio.StreamReader(limit=BLOCK_BYTES)
+    loop = asyncio.get_running_loop()
+    try:
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    except (ValueError, OSError):  # no pipe, socket or terminal
+        while block := os.read(sys.stdin.fileno(), BLOCK_BYTES):
+            yield block
+        return
+    try:
+        while block := await reader.read(BLOCK_BYTES):
+            yield block
     finally:
         transport.close()
 
