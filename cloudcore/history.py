@@ -22,7 +22,7 @@ from proto.kit.metrics import Metrics
 from proto.link.replica import MessageRow
 
 EFFECTS = frozenset(
-    {"event", "register", "pod-gone", "pod-mirror", "write"}
+    {"event", "register", "pod-gone", "pod-mirror", "volume-gone", "write"}
 )  # kinds whose work is done in the API, after the commit
 ZERO = b"\\u0000"  # as JSON writes it
 PRUNE_ROWS = 5_000  # per transaction, so that pruning never holds the writer for long
@@ -131,9 +131,11 @@ class History:
                 reports.append((node, incarnation, row.seq, namespace, name, uid, at_ms, version, prop, text))
         return reports
 
-    async def effects(self, limit: int = 256) -> list[tuple[int, str, MessageRow]]:
-        """Return the oldest (id, node, message) whose work in the API is still to do."""
+    async def effects(self, limit: int = 256, *, without: Sequence[int] = ()) -> list[tuple[int, str, MessageRow]]:
+        """Return the oldest (id, node, message) whose work in the API is still to do, but for those ``without``."""
         query = select(_effect).order_by(_effect.c.id).limit(limit)
+        if without:
+            query = query.where(_effect.c.id.not_in(without))
         return await self._sql.read(
             lambda conn: [
                 (int(row.id), str(row.node), MessageRow(int(row.seq), str(row.kind), bytes(row.body)))

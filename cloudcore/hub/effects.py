@@ -10,7 +10,7 @@ import msgspec
 from cloudcore.history import History
 from cloudcore.hub.scope import Scope
 from cloudcore.kube.client import KubeClient
-from cloudcore.kube.errors import Conflict
+from cloudcore.kube.errors import Conflict, Forbidden
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import DEVICE, EVENT, NODE, POD
 from proto.kit import canonical
@@ -25,6 +25,7 @@ COMPONENT = "skerry"
 MAX_TEXT = 1024
 MAX_OWN = 256  # events of the cloud's own that wait for the API server
 MAX_COUNT = 1 << 30
+MAX_WITHHELD = 2_000  # messages that wait for a right: what one query can leave out; more are given up and said
 log = Logger("effects")
 Carry = Callable[[str, MessageRow, dict[str, Any]], Awaitable[None]]  # (node, message, its body)
 
@@ -32,7 +33,8 @@ Carry = Callable[[str, MessageRow, dict[str, Any]], Awaitable[None]]  # (node, m
 class Effects:
     """Carries out committed messages; ``wake`` when there are new ones. ``kinds`` says who carries out which.
 
-    What raises Retryable is done again before anything after it; what raises Terminal is counted and given up.
+    What raises Retryable is done again before anything after it; what raises Terminal is counted and given up. Of the kinds
+    in ``patient``, what we lack the right for stays in the database and is tried now and then: rights come back.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Effects:
         scope: Scope,
         kinds: Mapping[str, Carry],
         *,
+        patient: frozenset[str] = frozenset(),
         clock: Clock,
         rng: Rng,
         metrics: Metrics,
@@ -53,6 +56,12 @@ class Effects:
         self._signal = asyncio.Event()
         self._signal.set()  # what an earlier process left
         self._own: dict[str, dict[str, Any]] = {}
+        self._patient = patient
+        self._withheld: dict[
+            int, bool
+        ] = {}  # row -> whether it rests now; in memory only: a restart tries each at once
+        self._rest = asyncio.Event()
+        self._pauses = Backoff(base_s=0.5, cap_s=60.0, rng=rng)
         self._dropped = metrics.counter(
             "skerry_cloud_effects_dropped_total", "Events and registrations that could not be carried out", ("kind",)
         )
@@ -72,6 +81,15 @@ class Effects:
                 log.debug("effects wait", reason=error)
                 self._signal.set()
                 await self._clock.sleep(self._backoff.next_s())
+
+    async def run_withheld(self) -> None:
+        """Let what waits for a right be tried again, for ever."""
+        while True:
+            await self._rest.wait()
+            self._rest.clear()
+            await self._clock.sleep(self._pauses.next_s())
+            self._withheld = dict.fromkeys(self._withheld, False)
+            self.wake()
 
     def tell(self, kind: str, involved: Mapping[str, str], reason: str, message: str, *, name: str) -> None:
         """Raise an event of the cloud's own as soon as the API server answers; ``name`` makes a repetition harmless.
@@ -97,11 +115,14 @@ class Effects:
 
     async def _some(self) -> bool:
         await self._raise_own()
-        rows = await self._history.effects()
+        resting = [number for number, rests in self._withheld.items() if rests]
+        rows = await self._history.effects(without=resting)
         for number, node, row in rows:
             try:
                 await self._one(node, row)
             except Terminal as error:
+                if isinstance(error, Forbidden) and self._withhold(number, node, row, error):
+                    continue
                 self._refuse(node, row, str(error))
             except Retryable:
                 raise
@@ -109,7 +130,23 @@ class Effects:
                 self._dropped.inc(row.kind)
                 log.exception("message dropped", node=node, kind=row.kind)
             await self._history.effects_done([number])
+            if self._withheld.pop(number, None) is not None:
+                self._pauses.reset()
         return bool(rows)
+
+    def _withhold(self, number: int, node: str, row: MessageRow, error: Forbidden) -> bool:
+        """Whether a message that we lack the right for is kept for later."""
+        if row.kind not in self._patient:
+            return False
+        if number not in self._withheld:
+            if len(self._withheld) >= MAX_WITHHELD:
+                return False
+            log.warning(
+                "the API server forbids what a node asks for; tried again later", node=node, kind=row.kind, reason=error
+            )
+        self._withheld[number] = True
+        self._rest.set()
+        return True
 
     def _refuse(self, node: str, row: MessageRow, reason: str) -> None:
         """Give a message up; people hear of it at the Node, unless it was only an event itself."""

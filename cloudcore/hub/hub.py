@@ -4,6 +4,8 @@ from typing import Any
 
 from cloudcore.controllers.autonomy import Autonomy
 from cloudcore.controllers.devices import DeviceController
+from cloudcore.controllers.local_path import GONE as VOLUME_GONE
+from cloudcore.controllers.local_path import LocalPath
 from cloudcore.controllers.nodes import NodeController, is_edge
 from cloudcore.history import History
 from cloudcore.hub.effects import Effects
@@ -60,13 +62,22 @@ class Hub:
             },
             workers=settings.api.status_writers,
         )
-        self.pods = pods = PodEffects(cluster)
+        pods = PodEffects(cluster)
+        # Our own API's volume controller makes volumes; no other cluster knows how to.
+        self.volumes = LocalPath(cluster, self._tell, provisions=not settings.embedded_api)
         replay = Replay(cluster.client, self.scope, Outcomes(sql), self.send, self._tell, metrics=cluster.metrics)
         self.effects = Effects(
             history,
             cluster.client,
             self.scope,
-            {"register": self._register, GONE: pods.gone, MIRRORED: pods.mirror, writes.KIND: replay.carry},
+            {
+                "register": self._register,
+                GONE: pods.gone,
+                MIRRORED: pods.mirror,
+                VOLUME_GONE: self.volumes.gone,
+                writes.KIND: replay.carry,
+            },
+            patient=frozenset({GONE, VOLUME_GONE}),
             clock=cluster.clock,
             rng=cluster.rng,
             metrics=cluster.metrics,
@@ -100,7 +111,8 @@ class Hub:
         supervisor.spawn(self.nodes.leases.run(), "leases")
         supervisor.spawn(self.nodes.run_leases(), "lease-clock")
         supervisor.spawn(self.effects.run(), "effects")
-        supervisor.spawn(self.pods.forbidden.run(), "ended-pods")
+        supervisor.spawn(self.effects.run_withheld(), "withheld-effects")
+        supervisor.spawn(self.volumes.run(), "local-path")
         supervisor.spawn(self.sessions.run(self._known_nodes), "sessions")
 
     async def send(self, node: str, kind: str, body: bytes) -> int:

@@ -3,22 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cloudcore.controllers.queue import KeyQueue
 from cloudcore.hub.scope_pods import needs, pod_node
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.cluster import Cluster
-from cloudcore.kube.errors import Conflict, Forbidden, NotFound
+from cloudcore.kube.errors import Conflict, NotFound
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import NODE, POD, SERVICE_ACCOUNT
 from proto.kit.errors import MalformedMessage
-from proto.kit.log import Logger
 from proto.labels import MIRROR
 from proto.link.replica import MessageRow
 
 GONE, MIRRORED = "pod-gone", "pod-mirror"
 KEPT_METADATA = ("name", "namespace", "labels", "annotations")
 MAX_MIRROR_BYTES = 256 << 10
-log = Logger("ended-pods")
 
 
 class PodEffects:
@@ -27,9 +24,6 @@ class PodEffects:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._client: KubeClient = cluster.client
-        self.forbidden: KeyQueue[tuple[Name, str]] = KeyQueue(
-            "ended-pods", self._end, workers=1, clock=cluster.clock, rng=cluster.rng
-        )  # a right that somebody has taken away comes back: until then each is tried now and then
 
     async def gone(self, node: str, row: MessageRow, body: Mapping[str, Any]) -> None:
         """Delete a pod that has ended on ``node``. Raises MalformedMessage, ApiUnavailable, ApiRefused."""
@@ -42,11 +36,7 @@ class PodEffects:
             raise MalformedMessage(f"pod {namespace}/{name} is not on this node")
         if not pod["metadata"].get("deletionTimestamp") and not is_mirror(pod):
             raise MalformedMessage(f"nobody has asked for the deletion of pod {namespace}/{name}")
-        try:
-            await self._end((Name(namespace, name), uid))
-        except Forbidden as error:
-            log.warning("the API server forbids to end a pod", namespace=namespace, name=name, reason=error)
-            self.forbidden.add((Name(namespace, name), uid))
+        await self._end(Name(namespace, name), uid)
 
     async def mirror(self, node: str, row: MessageRow, body: Mapping[str, Any]) -> None:
         """Show a static pod of ``node`` in the API. Raises MalformedMessage, ApiUnavailable, ApiRefused."""
@@ -58,7 +48,7 @@ class PodEffects:
         if found is not None and not self._replaces(found, wanted, node):
             return
         if found is not None:
-            await self._end((name, found["metadata"]["uid"]))
+            await self._end(name, found["metadata"]["uid"])
         try:
             await self._client.create(POD, name.namespace, wanted)
         except Conflict:  # made a moment ago, before the informer saw it
@@ -81,8 +71,7 @@ class PodEffects:
         except NotFound:
             return None
 
-    async def _end(self, pod: tuple[Name, str]) -> None:
-        name, uid = pod
+    async def _end(self, name: Name, uid: str) -> None:
         try:
             await self._client.delete(POD, *name, uid=uid, grace_s=0)
         except (NotFound, Conflict):

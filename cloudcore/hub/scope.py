@@ -28,8 +28,9 @@ Edges = Callable[[Name, Mapping[str, Any]], Iterator[Edge]]
 log = Logger("scope")
 
 
-def _node(name: Name, _item: Mapping[str, Any]) -> Iterator[Edge]:
+def _node(name: Name, item: Mapping[str, Any]) -> Iterator[Edge]:
     yield root(name.name), NODE.key("", name.name)
+    yield root(name.name), scope_pods.host((item["metadata"].get("labels") or {}).get(scope_pods.HOSTNAME) or name.name)
 
 
 EDGES: dict[Kind, Edges] = {
@@ -41,6 +42,7 @@ EDGES: dict[Kind, Edges] = {
     resources.SERVICE: scope_pods.service,
     resources.ENDPOINT_SLICE: scope_pods.endpoint_slice,
     resources.CLAIM: scope_pods.claim,
+    resources.VOLUME: scope_pods.volume,
     resources.REPLICA_SET: scope_pods.replica_set,
     resources.JOB: scope_pods.job,
     resources.CRON_JOB: scope_pods.cron_job,

@@ -27,6 +27,11 @@ def space(namespace: str) -> str:
     return f"@space/{namespace}"
 
 
+def host(name: str) -> str:
+    """Return the vertex of what lies on the machine of this host name."""
+    return f"@host/{name}"
+
+
 def is_finished(pod: Json) -> bool:
     return (pod.get("status") or {}).get("phase") in FINISHED
 
@@ -126,6 +131,25 @@ def claim(name: Name, item: Json) -> Iterator[Edge]:
     for ref in item["metadata"].get("ownerReferences") or ():  # an ephemeral volume's claim belongs to its pod
         if ref.get("kind") == POD.kind and ref.get("apiVersion") == POD.api_version and ref.get("name"):
             yield POD.key(name.namespace, ref["name"]), key
+
+
+def volume(name: Name, item: Json) -> Iterator[Edge]:
+    """A volume on a node's own disk is that node's, with its claim, also when no pod uses it: its data is there."""
+    places = [root(node) for node in _only(item, "matchFields", "metadata.name")]
+    places += [host(machine) for machine in _only(item, "matchExpressions", HOSTNAME)]
+    ref = (item.get("spec") or {}).get("claimRef") or {}
+    for place in places:
+        yield place, VOLUME.key("", name.name)
+        if ref.get("namespace") and ref.get("name"):
+            yield place, CLAIM.key(ref["namespace"], ref["name"])
+
+
+def _only(volume: Json, field: str, key: str) -> set[str]:
+    """Return the values that some term of a volume's node affinity demands of ``key``."""
+    affinity = ((volume.get("spec") or {}).get("nodeAffinity") or {}).get("required") or {}
+    rules = [rule for term in affinity.get("nodeSelectorTerms") or () for rule in term.get(field) or ()]
+    named = [rule for rule in rules if rule.get("key") == key and rule.get("operator") == "In"]
+    return {str(value) for rule in named for value in rule.get("values") or ()}
 
 
 def service(name: Name, _item: Json) -> Iterator[Edge]:

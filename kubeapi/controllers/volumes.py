@@ -14,6 +14,7 @@ from kubeapi.controllers.worker import Worker
 from kubeapi.errors import ApiError
 from kubeapi.kinds import NODE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, POD, STORAGE_CLASS
 from kubeapi.label_selectors import label_test
+from kubeapi.local_volumes import LOCAL_PATH, claim_reference, volume_for
 from kubeapi.objects import Objects, WriteOptions
 from kubeapi.quantities import of
 from kubeapi.scheduling.claims import SELECTED_NODE
@@ -23,12 +24,8 @@ from kubeapi.stored import DELETED, Event
 
 Json = dict[str, Any]
 MANAGER = "volume-controller"
-LOCAL_PATH = "edge.skerry.io/local-path"  # annotation of a volume: its directory's name below the node's own folder
-FOLDER = "/var/lib/skerry/edge/local-path"  # where nodes that run as root keep them; the node's settings decide
-PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
 COMPLETED, BY_US = "pv.kubernetes.io/bind-completed", "pv.kubernetes.io/bound-by-controller"
 CLAIM_GUARD, VOLUME_GUARD = "kubernetes.io/pvc-protection", "kubernetes.io/pv-protection"
-HOSTNAME = "kubernetes.io/hostname"
 
 
 def _volume_keys(volume: Json) -> list[Any]:
@@ -190,24 +187,8 @@ class Volumes:
                 "waiting for first consumer to be created before binding",
             )
             return None
-        name = f"pvc-{claim['metadata']['uid']}"
-        hostname = (held["metadata"].get("labels") or {}).get(HOSTNAME)
-        match: Json = {"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": [hostname]}]}
-        if not hostname:
-            match = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
-        body: Json = {
-            "metadata": {"name": name, "annotations": {PROVISIONED_BY: LOCAL_PROVISIONER, LOCAL_PATH: name}},
-            "spec": {
-                "capacity": {"storage": claim["spec"]["resources"]["requests"]["storage"]},
-                "accessModes": claim["spec"]["accessModes"],
-                "persistentVolumeReclaimPolicy": found.get("reclaimPolicy", "Delete"),
-                "storageClassName": found["metadata"]["name"],
-                "volumeMode": claim["spec"].get("volumeMode", "Filesystem"),
-                "local": {"path": f"{FOLDER}/{name}"},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": [match]}},
-                "claimRef": _reference(claim),
-            },
-        }
+        body = volume_for(claim, found, held)
+        name = body["metadata"]["name"]
         try:
             made = await self._objects.create(PERSISTENT_VOLUME, "", body, WriteOptions(field_manager=MANAGER))
         except ApiError as error:
@@ -222,7 +203,7 @@ class Volumes:
 
     async def _bind(self, claim: Json, volume: Json) -> None:
         """Say on both sides that they belong together; safe to repeat after a crash in between."""
-        reference, name = _reference(claim), volume["metadata"]["name"]
+        reference, name = claim_reference(claim), volume["metadata"]["name"]
 
         def take(held: Json) -> Json:
             status = {**(held.get("status") or {}), "phase": "Bound"}
@@ -281,17 +262,6 @@ class Volumes:
         annotations = volume["metadata"].get("annotations") or {}
         if volume["spec"].get("persistentVolumeReclaimPolicy") == "Delete" and LOCAL_PATH in annotations:
             await parts.delete_all(self._objects, PERSISTENT_VOLUME, [released])
-
-
-def _reference(claim: Json) -> Json:
-    metadata = claim["metadata"]
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "namespace": metadata["namespace"],
-        "name": metadata["name"],
-        "uid": metadata["uid"],
-    }
 
 
 def _refers(ref: Json, claim: Json) -> bool:

@@ -14,7 +14,8 @@ from cloudcore.doctor import Patient, check_links
 from cloudcore.kube import config
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.errors import NotFound
-from cloudcore.kube.resources import DEVICE, NODE, POD, SECRET, Kind
+from cloudcore.kube.informer import Name
+from cloudcore.kube.resources import CLAIM, DEVICE, NODE, POD, SECRET, VOLUME, Kind
 from cloudcore.settings import Api, Nodes, Settings
 from proto.kit.backoff import Rng
 from proto.kit.clock import SystemClock
@@ -145,3 +146,79 @@ def test_the_doctor_warns_of_what_may_not_be_read_and_is_quiet_about_what_is_not
     assert [(check.level, "secrets" in check.message, "jobs" in check.message) for check in found] == [
         ("Warning", True, False)
     ]
+
+
+async def test_a_pod_that_ended_without_the_right_to_say_so_is_ended_after_a_restart_when_the_right_is_there(
+    tmp_path: Path,
+) -> None:  # HUB-13
+    role = Kind("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
+    async with cluster(tmp_path, pods=True) as (admin, cloud):
+        uid = (await admin.create(POD, "default", pod()))["metadata"]["uid"]
+        await eventually(lambda: cloud.cluster.pods.get("default", "web") is not None)
+        rights = await admin.get(role, "", "skerry-cloudcore")
+        fewer = [rule for rule in rights["rules"] if not ("pods" in rule["resources"] and "delete" in rule["verbs"])]
+        await admin.update(role, "", "skerry-cloudcore", {**rights, "rules": fewer})
+        await admin.delete(POD, "default", "web")
+        await eventually(lambda: "deletionTimestamp" in (cloud.cluster.pods.get("default", "web") or {})["metadata"])
+        gone = json.dumps({"namespace": "default", "name": "web", "uid": uid}).encode()
+        event = json.dumps({"involvedObject": {"kind": "Node", "name": "gw-1"}, "reason": "Later"}).encode()
+        rows = [MessageRow(1, "pod-gone", gone), MessageRow(2, "event", event)]
+        await cloud.hub.replica.apply_messages("gw-1", "i", rows)
+
+        async def only_the_pods_is_left() -> bool:
+            return [row.kind for _, _, row in await cloud.hub.effects._history.effects()] == ["pod-gone"]
+
+        await eventually(only_the_pods_is_left)
+        assert dropped_effects(cloud, "pod-gone") == 0
+
+    # the same API and the same database; nothing else remembers
+    async with bare_api(tmp_path, QUICK.api) as kubeconfig:
+        admin = KubeClient(config.load(kubeconfig))
+        now = await admin.get(role, "", "skerry-cloudcore")
+        await admin.update(role, "", "skerry-cloudcore", {**now, "rules": rights["rules"]})
+        async with hub_on(kubeconfig.with_name("plain.kubeconfig"), FOREIGN, definitions=False) as cloud:
+            await eventually(lambda: cloud.cluster.pods.get("default", "web") is None)
+        await admin.close()
+
+
+async def test_a_right_that_comes_back_ends_the_pod_without_a_restart(tmp_path: Path) -> None:  # HUB-13
+    role = Kind("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
+    async with cluster(tmp_path, pods=True) as (admin, cloud):
+        uid = (await admin.create(POD, "default", pod()))["metadata"]["uid"]
+        await eventually(lambda: cloud.cluster.pods.get("default", "web") is not None)
+        rights = await admin.get(role, "", "skerry-cloudcore")
+        without = await admin.update(role, "", "skerry-cloudcore", {**rights, "rules": rights["rules"][:1]})
+        await admin.delete(POD, "default", "web")
+        gone = json.dumps({"namespace": "default", "name": "web", "uid": uid}).encode()
+        await cloud.hub.replica.apply_messages("gw-1", "i", [MessageRow(1, "pod-gone", gone)])
+        await eventually(lambda: bool(cloud.hub.effects._withheld))
+
+        await admin.update(role, "", "skerry-cloudcore", {**without, "rules": rights["rules"]})
+
+        await eventually(lambda: not cloud.hub.effects._withheld)
+        with pytest.raises(NotFound):
+            await admin.get(POD, "default", "web")
+
+
+def dropped_effects(cloud: Cloud, kind: str) -> float:
+    return cloud.metrics.counter("skerry_cloud_effects_dropped_total", "", ("kind",)).value(kind)
+
+
+async def test_a_volume_is_made_and_let_go_with_the_documented_rights(tmp_path: Path) -> None:
+    async with cluster(tmp_path, pods=True) as (admin, cloud):
+        spec = {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+            "storageClassName": "local-path",
+        }
+        metadata = {"name": "data", "annotations": {"volume.kubernetes.io/selected-node": "gw-1"}}
+        claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+        uid = (await admin.create(CLAIM, "default", claim))["metadata"]["uid"]
+        volumes = cloud.cluster.of(VOLUME)
+        await eventually(lambda: [v["metadata"].get("finalizers") for v in volumes.objects.values()] != [])
+        await admin.delete(CLAIM, "default", "data")
+        await eventually(lambda: any("deletionTimestamp" in v["metadata"] for v in volumes.objects.values()))
+        name = f"pvc-{uid}"
+        body = json.dumps({"name": name, "uid": volumes.objects[Name("", name)]["metadata"]["uid"]}).encode()
+        await cloud.hub.replica.apply_messages("gw-1", "i", [MessageRow(1, "volume-gone", body)])
+        await eventually(lambda: not volumes.objects)

@@ -6,7 +6,7 @@ import pytest
 
 from kubeapi import kinds
 from kubeapi.bootstrap import storage_class
-from kubeapi.controllers.volumes import LOCAL_PATH
+from kubeapi.local_volumes import LOCAL_PATH
 from tests.unit.kubeapi.api import POD, Api
 from tests.unit.kubeapi.workload_kit import Cluster, pod_body, workload
 
