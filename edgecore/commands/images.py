@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     name, why = choice.choose(pods, str(before[0]) if before else "")
     if name == choice.NONE:
         raise SkerryError(f"no container runtime on this node: {why}")
-    return asyncio.run(_with(choice.open_runtime(name, pods, clock), args, directory, clock))
+    return asyncio.run(_with(choice.open_runtime(name, pods, clock, directory.path), args, directory, clock))
 
 
 async def _with(runtime: ContainerRuntime, args: argparse.Namespace, directory: DataDir, clock: Clock) -> int:

@@ -15,6 +15,7 @@ from proto.kit.database import Database, Tx
 SCHEMA = "CREATE TABLE IF NOT EXISTS pod_runtime (id INTEGER PRIMARY KEY CHECK (id = 1), name TEXT NOT NULL);"
 CRI, PROCESS, NONE = "cri", "process", "none"
 CONNECT_S = 1.0
+PACKAGED = Path("/var/lib/skerry/edge")
 
 
 def remembered(db: Database) -> str:
@@ -66,15 +67,21 @@ def _process_lacks() -> str:
     return "" if shutil.which("bwrap") else "bubblewrap (bwrap) is not installed"
 
 
-def open_runtime(name: str, settings: PodsSettings, clock: Clock) -> ContainerRuntime:
+def open_runtime(name: str, settings: PodsSettings, clock: Clock, data_dir: Path = PACKAGED) -> ContainerRuntime:
     """Open a runtime that ``choose`` returned."""
-    return OPENERS[name](settings, clock)
+    return OPENERS[name](settings, clock, data_dir)
 
 
-def _open_cri(settings: PodsSettings, clock: Clock) -> ContainerRuntime:
+def _open_cri(settings: PodsSettings, clock: Clock, _: Path) -> ContainerRuntime:
     from edgecore.pods.cri.runtime import CriRuntime  # noqa: PLC0415  a node without a runtime never pays for gRPC
 
     return CriRuntime(Path(settings.cri_socket), clock)
 
 
-OPENERS: dict[str, Callable[[PodsSettings, Clock], ContainerRuntime]] = {CRI: _open_cri}
+def _open_process(settings: PodsSettings, clock: Clock, data_dir: Path) -> ContainerRuntime:
+    from edgecore.pods.process.runtime import ProcessRuntime  # noqa: PLC0415
+
+    return ProcessRuntime(data_dir, clock, subnet=settings.process_subnet)
+
+
+OPENERS: dict[str, Callable[[PodsSettings, Clock, Path], ContainerRuntime]] = {CRI: _open_cri, PROCESS: _open_process}

@@ -28,7 +28,7 @@ def clear(directory: DataDir, settings: Settings, clock: Clock) -> list[str]:
     except AlreadyRunning as error:
         raise AlreadyRunning(f"{error}: systemctl stop edgecore") from error
     try:
-        ended = asyncio.run(_end_all(choice.open_runtime(row, settings.pods, clock)))
+        ended = asyncio.run(_end_all(choice.open_runtime(row, settings.pods, clock, directory.path)))
         _delete_files(directory.path)
     except OSError as error:
         raise SkerryError(f"pods of {directory.path} are not all gone: {error}; run it again") from error

@@ -16,6 +16,9 @@ class PodsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cri_socket: Annotated[str, Meta(description="socket of the CRI runtime (containerd, K3s, CRI-O)")] = (
         "/run/containerd/containerd.sock"
     )
+    process_subnet: Annotated[
+        str, Meta(description="addresses of pods that edgecore runs as plain processes: an IPv4 network in CIDR form")
+    ] = "10.89.0.0/24"
     static_path: Annotated[str, Meta(description="folder of static pods; empty: manifests in the data directory")] = ""
     max_pods: Annotated[int, Meta(ge=0, description="pods that may run here at once")] = 110
     parallel: Annotated[int, Meta(ge=1, description="runtime calls under way at once")] = 8

@@ -1,0 +1,84 @@
+"""Which pods changed by themselves: each supervisor tells of ends on a connection that is kept, and ends it with itself."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from edgecore.pods.process import wire
+from edgecore.pods.process.wire import Connection, Gone
+from proto.kit.clock import Clock
+
+RELIST_S = 30.0  # for pods that another process of this node has begun
+
+
+class Changes:
+    """The state behind ``ContainerRuntime.changes``; one reader at a time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._watched: dict[str, Connection] = {}  # sandbox -> its supervisor
+        self._changed: dict[str, None] = {}  # uids, in order
+        self._woken = asyncio.Event()
+        self._watching = False
+
+    def began(self, folder: Path, uid: str) -> None:
+        """Watch a pod that was just made."""
+        if self._watching:
+            self._follow(folder, uid)
+
+    async def watch(self, pods: Callable[[], Iterable[tuple[Path, str]]]) -> AsyncGenerator[str, None]:
+        """Yield uids of pods; ends never. ``pods`` lists what there is to watch: folder and uid of each."""
+        self._watching = True
+        try:
+            while True:
+                for folder, uid in pods():
+                    if folder.name not in self._watched and wire.lives(folder):
+                        self._follow(folder, uid)
+                relist_at = self._clock.now_s() + RELIST_S
+                while (left_s := relist_at - self._clock.now_s()) > 0:
+                    while self._changed:
+                        uid = next(iter(self._changed))
+                        del self._changed[uid]
+                        yield uid
+                    self._woken.clear()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(left_s):
+                            await self._woken.wait()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._watching = False
+        for name in list(self._watched):
+            self._release(name)
+
+    def _follow(self, folder: Path, uid: str) -> None:
+        try:
+            connection = Connection(folder)
+        except Gone:  # ended just now
+            self._tell(uid)
+            return
+        self._watched[folder.name] = connection
+        asyncio.get_running_loop().add_reader(connection, self._heard, folder.name, uid)
+        with suppress(Gone):  # then its end is heard
+            connection.send({"op": "watch"})
+
+    def _heard(self, name: str, uid: str) -> None:
+        try:
+            message, _ = self._watched[name].receive_now()
+        except BlockingIOError:
+            return
+        if message is None:
+            self._release(name)
+        if message is None or "ended" in message:
+            self._tell(uid)
+
+    def _tell(self, uid: str) -> None:
+        self._changed[uid] = None
+        self._woken.set()
+
+    def _release(self, name: str) -> None:
+        connection = self._watched.pop(name)
+        asyncio.get_running_loop().remove_reader(connection)
+        connection.close()
