@@ -20,9 +20,12 @@ def pod_status(look: Looked, host_ips: tuple[str, ...]) -> Json:
     ephemeral = container_statuses(look, specs.ephemeral_containers(pod))
     found = phase(pod, memory, init, main, look.before)
     ips = _ips(look, host_ips)
+    conditions = _conditions(look, found, init, main, ips)
+    if found == FAILED and memory.ended is not None and _never_began((*init, *main)):
+        init, main = [], []  # else people would see what the containers waited for, not why the pod failed
     out: dict[str, Any] = {
         "phase": found,
-        "conditions": _conditions(look, found, init, main, ips),
+        "conditions": conditions,
         "hostIP": host_ips[0] if host_ips else "",
         "hostIPs": [{"ip": ip} for ip in host_ips],
         "startTime": memory.start_time,
@@ -40,6 +43,10 @@ def pod_status(look: Looked, host_ips: tuple[str, ...]) -> Json:
     elif memory.trouble is not None and found == PENDING:
         out["message"] = memory.trouble.message
     return out
+
+
+def _never_began(statuses: tuple[Json, ...]) -> bool:
+    return all("waiting" in status["state"] and not status["lastState"] for status in statuses)
 
 
 def phase(pod: Json, memory: Memory, init: list[Json], main: list[Json], before: Json) -> str:

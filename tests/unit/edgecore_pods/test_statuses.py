@@ -221,6 +221,15 @@ def test_an_evicted_pod_is_failed_once_nothing_of_it_runs() -> None:
     assert conditions(over)["DisruptionTarget"] == "True TerminationByKubelet"
 
 
+def test_a_pod_that_was_refused_shows_why_and_no_waiting_containers() -> None:
+    """POD-13: else `kubectl get` would call it ContainerCreating."""
+    refused = Memory(start_time=NOW, ended=Ended("OutOfmemory", "Node didn't have enough resource: memory"))
+    found = status(pod("web", A, initContainers=[INIT]), seen(), refused)
+
+    assert (found["phase"], found["reason"], found["containerStatuses"]) == ("Failed", "OutOfmemory", [])
+    assert "initContainerStatuses" not in found
+
+
 def test_an_ended_pod_keeps_its_address() -> None:
     over = status(pod("web", A, restartPolicy="Never"), seen(made(A, EXITED)), before={"podIPs": [{"ip": "10.88.0.9"}]})
 
