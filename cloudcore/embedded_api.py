@@ -8,12 +8,14 @@ from typing import Self
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from cloudcore.broker_access import CLOUD_USER
 from cloudcore.certs import ADMIN_GROUP, NODE_GROUP, Authority, CertificateRefused, parse_csr
 from cloudcore.device_admission import refuse_impossible_devices, refuse_old_devices
 from cloudcore.revocation import Revocations
 from cloudcore.settings import Api
 from kubeapi import kinds
 from kubeapi.access import Access, Authenticator
+from kubeapi.audit import AuditSettings
 from kubeapi.bootstrap import ensure_api_service
 from kubeapi.controllers.builtin import BuiltinControllers
 from kubeapi.controllers.csr import SERVING, SigningRequest
@@ -37,6 +39,7 @@ from proto.kit.database import Database
 from proto.kit.metrics import Metrics
 
 TOKEN_KEY = "service-account.key"  # noqa: S105  a file's name
+AUDIT_LOG = "audit.log"
 DAY_S = 86_400.0
 MAX_DAYS = 365.0
 
@@ -96,7 +99,7 @@ class EmbeddedApi:
         server = ApiServer(
             objects,
             access,
-            ApiSettings(limits=limits, kubelet=kubelet),
+            ApiSettings(limits=limits, kubelet=kubelet, audit=audit_of(data_dir, options)),
             clock=clock,
             sign=lambda asked: sign(authority, asked),
             metrics=metrics,
@@ -120,6 +123,19 @@ class EmbeddedApi:
     async def close(self) -> None:
         await self._server.close()
         await self._closing.aclose()
+
+
+def audit_of(data_dir: Path, options: Api) -> AuditSettings | None:
+    """Return how the API is audited, None: not at all."""
+    if not options.audit:
+        return None
+    return AuditSettings(
+        Path(options.audit_path) if options.audit_path else data_dir / AUDIT_LOG,
+        max_bytes=options.audit_bytes,
+        files=options.audit_files,
+        reads=options.audit_reads,
+        reporters=frozenset({CLOUD_USER}),
+    )
 
 
 def sign(authority: Authority, asked: SigningRequest) -> bytes:

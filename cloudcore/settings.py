@@ -42,6 +42,16 @@ class Api(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history_bytes: Annotated[int, Meta(ge=1 << 20, description="bytes of those old versions")] = 32 << 20
     max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body of the embedded API")] = 3 << 20
     max_connections: Annotated[int, Meta(ge=10, description="open connections of the embedded API")] = 4096
+    audit: Annotated[
+        bool,
+        Meta(
+            description="whether the embedded API notes who did what: writes, ways into pods, reads of Secrets, refusals"
+        ),
+    ] = True
+    audit_path: Annotated[str, Meta(description="file of those notes; empty: audit.log in the data directory")] = ""
+    audit_bytes: Annotated[int, Meta(ge=1 << 16, description="size at which the audit log is rotated")] = 16 << 20
+    audit_files: Annotated[int, Meta(ge=1, le=1000, description="audit logs kept, the current one among them")] = 5
+    audit_reads: Annotated[bool, Meta(description="whether plain reads are noted, too: most of the traffic")] = False
     idle_timeout_s: Annotated[
         float, Meta(gt=1, description="seconds of silence after which a watch is opened again")
     ] = 90.0

@@ -31,12 +31,20 @@ MAX_AGENT = 256
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """Where the log is and how much of it is kept. ``reads``: also plain reads, which are most of the traffic."""
+    """Where the log is and how much of it is kept. ``reads``: also plain reads, which are most of the traffic.
+
+    Lines of ``gather_s`` are written together: a visit to the file costs more than a write to the API. A crash loses them.
+
+    What the ``reporters``, users by name, write into the status of objects is left out: machines' figures, many each second,
+    would push out what people did.
+    """
 
     path: Path
     max_bytes: int = 16 << 20
     files: int = 5
     reads: bool = False
+    gather_s: float = 0.1
+    reporters: frozenset[str] = frozenset()
 
 
 class Audit:
@@ -47,13 +55,14 @@ class Audit:
         self._waiting: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._failing = False
+        self._run, self._count = str(uuid.uuid4()).rpartition("-")[0], 0  # ids are unique as UUIDs, and cost nothing
         self._lost = metrics.counter("skerry_kube_audit_lost_total", "Audit lines that were not written", ("reason",))
 
     def record(
         self, request: Request, user: User | None, wanted: Attributes | None, status: int, received: str
     ) -> None:
         """Note an answered request, if it is of those that are kept."""
-        if not self._kept(wanted, status):
+        if not self._kept(user, wanted, status):
             return
         if len(self._waiting) >= MAX_WAITING:
             self._lost.inc("full")
@@ -66,15 +75,19 @@ class Audit:
         try:
             while True:
                 await self._wake.wait()
+                if self._settings.gather_s:
+                    await self._clock.sleep(self._settings.gather_s)
                 self._wake.clear()
                 await self._flush()
         finally:
             await self._flush()
 
-    def _kept(self, wanted: Attributes | None, status: int) -> bool:
+    def _kept(self, user: User | None, wanted: Attributes | None, status: int) -> bool:
         if status in (401, 403) or self._settings.reads:
             return True
         if wanted is None or not wanted.resource or wanted.resource in QUIET:
+            return False
+        if wanted.subresource == "status" and user is not None and user.name in self._settings.reporters:
             return False
         inside = wanted.subresource in CONNECTIONS or wanted.resource == "secrets"
         return inside or wanted.verb not in READS
@@ -82,12 +95,13 @@ class Audit:
     def _event(
         self, request: Request, user: User | None, wanted: Attributes | None, status: int, received: str
     ) -> dict[str, Any]:
+        self._count += 1
         uri = request.path + (f"?{request.query_string}" if request.query_string else "")
         event: dict[str, Any] = {
             "kind": "Event",
             "apiVersion": "audit.k8s.io/v1",
             "level": "Metadata",
-            "auditID": str(uuid.uuid4()),
+            "auditID": f"{self._run}-{self._count:012x}",
             "stage": "ResponseComplete",
             "requestURI": uri[:MAX_URI],
             "verb": wanted.verb if wanted is not None else request.method.lower(),

@@ -1,5 +1,6 @@
 """The audit log: what is in it, what it costs nobody, how much of it is kept (HTTP-13)."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def audited(tmp_path: Path, path: Path) -> AsyncIterator[Face]:
-    async with open_face(tmp_path, settings=ApiSettings(audit=AuditSettings(path))) as face:
+    async with open_face(tmp_path, settings=ApiSettings(audit=AuditSettings(path, gather_s=0))) as face:
         yield face
 
 
@@ -100,6 +101,34 @@ async def test_a_disk_that_refuses_costs_only_lines_that_are_counted(tmp_path: P
 
 
 async def test_what_waits_at_the_end_is_written(tmp_path: Path, path: Path) -> None:
-    async with open_face(tmp_path, settings=ApiSettings(audit=AuditSettings(path))) as face:
+    async with open_face(tmp_path, settings=ApiSettings(audit=AuditSettings(path, gather_s=0))) as face:
         await face.ask("POST", CMS, {"metadata": {"name": "a"}})
     assert len(lines(path)) == 1
+
+
+async def test_figures_that_a_machine_writes_each_second_do_not_push_out_what_people_did(
+    tmp_path: Path, path: Path
+) -> None:  # HTTP-13
+    machine = person("robot", "system:masters")
+    settings = AuditSettings(path, gather_s=0, reporters=frozenset({"robot"}))
+    async with open_face(tmp_path, settings=ApiSettings(audit=settings)) as face:
+        await face.must("POST", "/api/v1/nodes", {"metadata": {"name": "gw-1"}}, machine)
+        await face.must("PATCH", "/api/v1/nodes/gw-1/status", {"status": {"phase": "Running"}}, machine)
+        await face.must("PATCH", "/api/v1/nodes/gw-1/status", {"status": {"phase": "Running"}})
+        await eventually(lambda: len(lines(path)) == 2)
+        seen = [(e["user"]["username"], e["verb"], e["objectRef"].get("subresource")) for e in lines(path)]
+        assert seen == [("robot", "create", None), ("admin", "patch", "status")]
+
+
+async def test_lines_are_gathered_and_none_of_them_waits_for_a_restart(tmp_path: Path) -> None:
+    clock, path = ManualClock(), tmp_path / "audit.log"
+    audit = Audit(AuditSettings(path, reads=True), clock, Metrics())
+    request = Request("GET", "/api/v1/pods", "", {}, b"")
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(audit.run())
+        for _ in range(3):
+            audit.record(request, None, None, 200, "")
+        await eventually(lambda: bool(clock._sleepers))
+        assert lines(path) == []
+        running.cancel()
+    assert len({event["auditID"] for event in lines(path)}) == 3
