@@ -14,6 +14,10 @@ SOURCE = "kubernetes.io/config.source"  # annotation: "file" for a static pod
 EDGE_ROLE = "node-role.kubernetes.io/edge"
 # annotation, at the node only, of a pod that was created there: its uid in the cloud; "": it has none yet
 CLOUD_UID = "edge.skerry.io/cloud-uid"
+# annotations, at the node only, of what it does while the cloud is away (edgecore/localapi/continuation.py)
+CONTINUED = "edge.skerry.io/continued"  # of a Job that began at the node, and of its pods; its value is the Job's name
+ANSWERS = "edge.skerry.io/answers"  # of such a pod: uid of the cloud's pod that gets its status
+ANSWERED_BY = "edge.skerry.io/answered-by"  # of the cloud's pod: the pod that ran in its place; it is not run again
 
 
 def cloud_uid(metadata: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ Send = Callable[[str, str, bytes], Awaitable[object]]
 ATTEMPTS = 5  # somebody else writes the same object at the same time
 MAX_FIELDS = 20  # named in a message
 CONFLICTS = Kind(conflicts.GROUP, conflicts.VERSION, conflicts.PLURAL, conflicts.KIND)
+SCHEDULED_AT = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 SUBRESOURCES = ("", "status", "ephemeralcontainers")
 log = Logger("replay")
 
@@ -122,6 +123,8 @@ class Replay:
             raise Clashed("AlreadyExists", f"{kind.kind} {key.name} exists in the cloud, and is not of this node")
         if theirs is not None:
             merged, clashes = merge({}, write.mine, theirs)
+            if _is_same_run(write.mine, theirs):  # both sides fired it: their pods are answered with what ran there
+                return await self._mark(node, write, kind, key, theirs)
             if clashes or diff(_content(theirs), _content(merged)):
                 raise Clashed("AlreadyExists", f"{kind.kind} {key.name} was made in the cloud, too{_named(clashes)}")
             return await self._mark(node, write, kind, key, theirs)
@@ -237,6 +240,17 @@ def _kind(write: Write, key: ObjectKey) -> Kind:
     if write.verb == writes.CREATE and (mine.get("name"), mine.get("namespace") or "") != (key.name, key.namespace):
         raise MalformedMessage(f"write {write.seq} of {key} creates something else")
     return Kind(group, version, key.plural, write.kind, bool(key.namespace))
+
+
+def _is_same_run(mine: Json, theirs: Json) -> bool:
+    """Whether two Jobs of one name are the same time of the same CronJob."""
+    runs = [(_cron_uid(job), (job["metadata"].get("annotations") or {}).get(SCHEDULED_AT)) for job in (mine, theirs)]
+    return runs[0] == runs[1] and all(runs[0])
+
+
+def _cron_uid(job: Json) -> str:
+    owners = job["metadata"].get("ownerReferences") or ()
+    return next((str(o.get("uid") or "") for o in owners if o.get("controller") and o.get("kind") == "CronJob"), "")
 
 
 def _content(obj: Json) -> Json:

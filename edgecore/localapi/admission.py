@@ -5,7 +5,7 @@ from typing import Any
 
 from kubeapi.admission import Attempt
 from kubeapi.errors import forbidden
-from kubeapi.kinds import POD, RBAC_GROUP, SERVICE_ACCOUNT
+from kubeapi.kinds import JOB, POD, RBAC_GROUP, SERVICE_ACCOUNT
 from kubeapi.pod_admission import PodAdmission
 from kubeapi.store import Store
 from proto import labels, templates
@@ -31,6 +31,8 @@ def belongs_to(node: str, store: Store, rng: Rng) -> Callable[[Attempt], Json | 
         if attempt.old is not None and not _is_ours(attempt.old, node):
             return None
         obj = pinned(attempt, _labelled(attempt.obj, node), node)
+        if attempt.res == JOB and attempt.old is None:
+            obj = annotated(obj, {labels.CONTINUED: attempt.name})
         if attempt.res != POD or attempt.old is not None:
             return obj
         # As the cloud would complete it: what it added to a running pod would restart its containers.
@@ -56,6 +58,12 @@ def pinned(attempt: Attempt, obj: Json, node: str) -> Json:
             attempt.res, attempt.name, f"what is made at node {node} runs at node {node}, not at {elsewhere}"
         )
     return templates.with_pod_spec(obj, path, templates.bound(obj, spec, node))
+
+
+def annotated(obj: Json, annotations: dict[str, str]) -> Json:
+    """Return ``obj`` with these annotations, too."""
+    metadata = obj["metadata"]
+    return {**obj, "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {}), **annotations}}}
 
 
 def _is_ours(obj: Json, node: str) -> bool:

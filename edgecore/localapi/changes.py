@@ -22,7 +22,20 @@ SYSTEM = (
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
 )
-OURS = (labels.PENDING, labels.CLOUD_UID)  # annotations that never leave the node
+OURS = (
+    labels.PENDING,
+    labels.CLOUD_UID,
+    labels.CONTINUED,
+    labels.ANSWERS,
+    labels.ANSWERED_BY,
+)  # annotations that never leave the node
+
+GENERATED = (
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-name",
+    "controller-uid",
+    "job-name",
+)  # labels of a Job's pods
 
 
 def key_of(storage: str, metadata: Json) -> str:
@@ -88,7 +101,7 @@ def write_of(change: Change, at: str) -> Write | None:
         labels.cloud_uid(held["metadata"]) or held["metadata"].get("uid", ""),
     )
     if change.before is None:
-        out.verb, out.mine = writes.CREATE, _own(change.after)
+        out.verb, out.mine = writes.CREATE, _ungenerated(_own(change.after))
     elif isinstance(change.opts, DeleteOptions):
         out.verb = writes.DELETE
         out.base = {k: v for k, v in change.before.items() if k not in ("metadata", "status")}
@@ -105,6 +118,18 @@ def write_of(change: Change, at: str) -> Write | None:
 def _own(obj: Json) -> Json:
     out = without_ours(obj)
     return {**out, "metadata": {k: v for k, v in out["metadata"].items() if k not in SYSTEM}}
+
+
+def _ungenerated(obj: Json) -> Json:
+    """Return ``obj`` without what an API server makes out of its uid: the selector of a Job."""
+    spec = obj.get("spec") or {}
+    if obj.get("kind") != "Job" or spec.get("manualSelector"):
+        return obj
+    template = spec.get("template") or {}
+    metadata = template.get("metadata") or {}
+    kept = {k: v for k, v in (metadata.get("labels") or {}).items() if k not in GENERATED}
+    template = {**template, "metadata": {**metadata, "labels": kept}}
+    return {**obj, "spec": {**{k: v for k, v in spec.items() if k != "selector"}, "template": template}}
 
 
 def _subresource(change: Change, mine: Json) -> str:

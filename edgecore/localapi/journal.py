@@ -50,6 +50,7 @@ MAX_WAITING = 20_000  # writes; more are refused: a month of work by hand, and s
 
 log = Logger("offline-writes")
 Show = Callable[[Tx, str, "bytes | None"], None]
+Adopt = Callable[[Tx, str, dict[str, Any]], None]
 
 
 class Journal:
@@ -58,6 +59,7 @@ class Journal:
     def __init__(self, node: str, refusals: Refusals, *, clock: Clock, metrics: Metrics, waiting: int = 0) -> None:
         self.waiting = waiting
         self.adopted: Callable[[], None] = lambda: None  # the cloud knows a pod that was created here; after the commit
+        self.adopt: Adopt = lambda _tx, _key, _obj: None  # told of each object of the cloud before it is stored
         self._node, self._refusals, self._clock = node, refusals, clock
         self._answers = metrics.counter(
             "skerry_edge_writes_answered_total",
@@ -152,6 +154,7 @@ class Journal:
 
     def localize(self, tx: Tx, key: str, obj: dict[str, Any]) -> None:
         """Give a pod that was created here the uid that it runs under; its uid in the cloud becomes an annotation."""
+        self.adopt(tx, key, obj)
         row = tx.execute("SELECT uid, journal, seq, cloud_uid FROM pending_alias WHERE key = ?", (key,)).fetchone()
         if row is None:
             return

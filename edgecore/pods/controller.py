@@ -64,7 +64,7 @@ class PodController:
         self.looked_at_s = float("-inf")  # last full look
         self._names: dict[tuple[str, str], str] = {}
         self._strays: dict[str, float] = {}
-        self._looked = False  # whether the runtime was asked at all
+        self.looked = False  # whether the runtime was asked at all
         self._group: asyncio.TaskGroup | None = None
         self._look_again = asyncio.Event()
         self.endings = Endings(events, clock)
@@ -153,6 +153,8 @@ class PodController:
             self._take(event.object)
 
     def _take(self, pod: Json) -> None:
+        if specs.is_answered(pod) and not specs.is_deleted(pod):
+            return  # its run has been made; only its status is told
         uid, (namespace, name) = specs.uid_of(pod), specs.name_of(pod)
         known = self._names.get((namespace, name))
         if known is not None and known != uid and known in self.entries:
@@ -169,7 +171,7 @@ class PodController:
         if specs.is_deleted(pod):
             entry.hurry.set()
         self.wake(entry)
-        if self.away and self._looked:
+        if self.away and self.looked:
             self._say_away(entry)
 
     def _vanished(self, pod: Json) -> None:
@@ -218,10 +220,10 @@ class PodController:
         try:
             changed = await self._observer.relist(self._busy)
         except RuntimeAway as error:
-            self._looked = True
+            self.looked = True
             self._lost(error)
             return
-        self._looked = True
+        self.looked = True
         self.looked_at_s = self._clock.now_s()
         self._find_strays()
         everything = bool(self.away)

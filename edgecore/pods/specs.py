@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from proto import labels
+
 Json = dict[str, Any]
 DEFAULT_GRACE_S = 30
 
@@ -72,6 +74,11 @@ def is_deleted(pod: Json) -> bool:
 
 def is_host_network(pod: Json) -> bool:
     return bool(pod["spec"].get("hostNetwork"))
+
+
+def is_answered(pod: Json) -> bool:
+    """Whether another pod ran in its place while the cloud was away (edgecore/localapi/answers.py)."""
+    return bool((pod["metadata"].get("annotations") or {}).get(labels.ANSWERED_BY))
 
 
 def is_static(pod: Json) -> bool:

@@ -203,7 +203,7 @@ class Writer:
         stored = self._store.peek(POD, namespace, name)
         metadata = stored.object["metadata"] if stored is not None else {}
         if metadata.get("uid") == uid:
-            if labels.PENDING in (metadata.get("annotations") or {}):
+            if not {labels.PENDING, labels.CONTINUED}.isdisjoint(metadata.get("annotations") or {}):
                 self._store.remove(tx, POD, namespace, name)
             uid = labels.cloud_uid(metadata)
         if uid:

@@ -1,5 +1,7 @@
 """CronJobs: a Job at each time of a schedule. Reads and writes CronJob and Job."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,11 +24,22 @@ SCHEDULED_AT = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 LATEST_CHECK_S = 600.0  # the clock may be set while we wait: look again at least so often
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of the work is ours: all of it, but at an edge node."""
+
+    fires: Callable[[Json], bool] = lambda _: True  # whether we run this CronJob now
+    counts: Callable[[Json], bool] = lambda _: True  # whether a Job's status, as we see it, is to be believed
+    since: Callable[[], datetime | None] = lambda: None  # what was due earlier is somebody else's
+    history: int = 0  # ended jobs of each outcome that are kept, whatever the CronJob says
+
+
 class CronJobs:
     """Fires CronJobs; ``start`` after the indexes."""
 
-    def __init__(self, objects: Objects, indexes: Indexes) -> None:
+    def __init__(self, objects: Objects, indexes: Indexes, share: Share | None = None) -> None:
         self._objects, self._store = objects, objects.store
+        self._share = share or Share()
         self._jobs = indexes.jobs
         self._recorder = Recorder(objects, MANAGER)
         self.worker: Worker[Place] = Worker("cronjobs", self._make_right, objects.clock)
@@ -48,7 +61,7 @@ class CronJobs:
 
     async def _make_right(self, place: Place) -> None:
         cron = self._store.get(CRON_JOB, *place)
-        if cron is None or parts.is_deleting(cron):
+        if cron is None or parts.is_deleting(cron) or not self._share.fires(cron):
             return
         await self._forget_old(cron)
         cron = await self._note_active(cron)
@@ -60,7 +73,7 @@ class CronJobs:
                 self._recorder.warning(CRON_JOB, cron, "UnparseableSchedule", f"unparseable schedule: {error}")
 
     def _all(self, cron: Json) -> list[Json]:
-        return self._jobs.get(("owner", cron["metadata"]["uid"]))
+        return [j for j in self._jobs.get(("owner", cron["metadata"]["uid"])) if self._share.counts(j)]
 
     async def _note_active(self, cron: Json) -> Json:
         jobs = sorted(self._all(cron), key=lambda j: j["metadata"].get("creationTimestamp") or "")
@@ -109,7 +122,7 @@ class CronJobs:
 
     def _due(self, cron: Json, now: datetime) -> tuple[datetime | None, int]:
         held = (cron.get("status") or {}).get("lastScheduleTime") or cron["metadata"].get("creationTimestamp")
-        since = parse_time(held) or now
+        since = max(parse_time(held) or now, self._share.since() or datetime.min.replace(tzinfo=now.tzinfo))
         deadline = cron["spec"].get("startingDeadlineSeconds")
         if deadline is not None:
             earliest = datetime.fromtimestamp(now.timestamp() - deadline, now.tzinfo)
@@ -156,8 +169,9 @@ class CronJobs:
             found.sort(
                 key=lambda j: (j.get("status") or {}).get("startTime") or j["metadata"].get("creationTimestamp") or ""
             )
-            if spec.get(key) is not None and len(found) > spec[key]:
-                await parts.delete_all(self._objects, JOB, found[: len(found) - spec[key]])
+            limit = None if spec.get(key) is None else max(spec[key], self._share.history)
+            if limit is not None and len(found) > limit:
+                await parts.delete_all(self._objects, JOB, found[: len(found) - limit])
 
 
 def _outcome(job: Json) -> str:

@@ -4,6 +4,7 @@ A pod carries a finalizer until it is counted; counting it and letting it go is 
 and none is missed, whoever deletes it.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,8 +31,9 @@ OURS = ("", "kubernetes.io/job-controller")
 class Jobs:
     """Runs every Job; ``start`` after the indexes."""
 
-    def __init__(self, objects: Objects, indexes: Indexes) -> None:
-        self._objects, self._store = objects, objects.store
+    def __init__(self, objects: Objects, indexes: Indexes, ours: Callable[[Json], bool] = lambda _: True) -> None:
+        """``ours``: whether we run this Job, and whether a pod was made by us; at an edge node most are the cloud's."""
+        self._objects, self._store, self._ours = objects, objects.store, ours
         self._pods = indexes.pods
         self._recorder = Recorder(objects, MANAGER)
         self.worker: Worker[Place] = Worker("jobs", self._make_right, objects.clock)
@@ -40,7 +42,7 @@ class Jobs:
         for item in self._store.items(JOB, None):
             self.worker.add((item.namespace, item.name))
         for item in self._store.items(POD, None):
-            if TRACKING.encode() in item.body:
+            if TRACKING.encode() in item.body and self._ours(item.object):
                 self._release_orphan(item.object)
         self._store.listen(JOB, self._changed)
         self._store.listen(POD, self._pod_changed)
@@ -49,7 +51,8 @@ class Jobs:
         if event.type != DELETED:
             self.worker.add((event.stored.namespace, event.stored.name))
             return
-        for pod in self._pods.get(("owner", event.object["metadata"]["uid"])):  # nobody counts them any more
+        for pod in filter(self._ours, self._pods.get(("owner", event.object["metadata"]["uid"]))):
+            # nobody counts them any more
             self._objects.store.db.submit(partial(self._let_go, pod=pod)).add_done_callback(_noted)
 
     def _release_orphan(self, pod: Json) -> None:
@@ -66,7 +69,7 @@ class Jobs:
 
     async def _make_right(self, place: Place) -> None:
         job = self._store.get(JOB, *place)
-        if job is None or str(job["spec"].get("managedBy") or "") not in OURS:
+        if job is None or str(job["spec"].get("managedBy") or "") not in OURS or not self._ours(job):
             return
         pods = await parts.claim(self._objects, self._pods, POD, JOB, job, job["spec"]["selector"])
         if _ended(job) or parts.is_deleting(job):
