@@ -201,8 +201,13 @@ class Access:
                 raise ApiError(400, "BadRequest", "Impersonate-Group and Impersonate-Uid need Impersonate-User")
             return user
         wanted = _impersonated(request.headers)
-        self.check(Attributes(user, "impersonate", "", "users", name=wanted.name))
-        for group in wanted.groups:
+        account = wanted.name.removeprefix(ACCOUNT_PREFIX).split(":") if wanted.name.startswith(ACCOUNT_PREFIX) else []
+        if len(account) == 2:  # it brings its own groups: who may be the account is in them
+            namespace, name = account
+            self.check(Attributes(user, "impersonate", "", "serviceaccounts", namespace=namespace, name=name))
+        else:
+            self.check(Attributes(user, "impersonate", "", "users", name=wanted.name))
+        for group in _groups(request.headers):
             if group != AUTHENTICATED:
                 self.check(Attributes(user, "impersonate", "", "groups", name=group))
         return wanted
@@ -230,10 +235,14 @@ def _authenticated(user: User) -> User:
 
 def _impersonated(headers: Mapping[str, str]) -> User:
     name = headers["impersonate-user"]
-    groups = tuple(g.strip() for g in headers.get("impersonate-group", "").split(",") if g.strip())
+    groups = _groups(headers)
     if name.startswith(ACCOUNT_PREFIX) and not groups and name.count(":") == 3:
         groups = (ACCOUNTS, f"{ACCOUNTS}:{name.split(':')[2]}")
     return _authenticated(User(name, groups, headers.get("impersonate-uid", "")))
+
+
+def _groups(headers: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(g.strip() for g in headers.get("impersonate-group", "").split(",") if g.strip())
 
 
 def _digest(token: str) -> bytes:

@@ -9,12 +9,12 @@ WRITE = ["create", "delete", "deletecollection", "patch", "update"]
 DEVICES = ["devices", "devicemodels", "devicestatuses"]
 _CLAIMS = ["persistentvolumeclaims", "replicationcontrollers", "replicationcontrollers/scale"]
 _VIEW = [
-    "configmaps", "endpoints", "events", "limitranges", "persistentvolumeclaims", "persistentvolumeclaims/status", "pods",
-    "pods/log", "pods/status", "replicationcontrollers", "replicationcontrollers/scale", "replicationcontrollers/status",
+    "bindings", "configmaps", "endpoints", "events", "limitranges", "namespaces/status", "persistentvolumeclaims",
+    "persistentvolumeclaims/status", "pods", "pods/log", "pods/status", "replicationcontrollers", "replicationcontrollers/scale", "replicationcontrollers/status",
     "resourcequotas", "resourcequotas/status", "serviceaccounts", "services", "services/status",
 ]  # fmt: skip
-_EDIT = [
-    "configmaps", "endpoints", "events", "pods", "pods/attach", "pods/eviction", "pods/exec", "pods/portforward",
+_EDIT = [  # no Endpoints: with them one Service's traffic goes to another namespace's pods
+    "configmaps", "events", "pods", "pods/attach", "pods/eviction", "pods/exec", "pods/portforward",
     "pods/proxy", "secrets", "serviceaccounts", "services", "services/proxy", *_CLAIMS,
 ]  # fmt: skip
 _APPS = [
@@ -85,6 +85,7 @@ ROLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]]] 
                 [""], ["pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"], READ
             ),
             _rule([""], ["serviceaccounts/token"], ["create"]),
+            _rule([""], ["serviceaccounts"], ["impersonate"]),
             *(_rule([group], kinds, WRITE) for group, kinds in _WORKLOADS.items()),
             _rule(["coordination.k8s.io"], ["leases"], [*READ, *WRITE]),
             _rule(["events.k8s.io"], ["events"], WRITE),
@@ -105,6 +106,18 @@ ROLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]]] 
     "skerry:devices-view": (
         [_rule(["devices.kubeedge.io"], [*DEVICES, *(f"{d}/status" for d in DEVICES)], READ)],
         ("view",),
+        (),
+    ),
+    "skerry:conflicts-edit": (
+        [_rule(["edge.skerry.io"], ["writeconflicts"], ["delete", "deletecollection"])],
+        ("edit",),
+        (),
+    ),
+    "skerry:conflicts-view": ([_rule(["edge.skerry.io"], ["writeconflicts"], READ)], ("view",), ()),
+    # kubectl top, under the name and with the labels that metrics-server gives it
+    "system:aggregated-metrics-reader": (
+        [_rule(["metrics.k8s.io"], ["nodes", "pods"], READ)],
+        ("admin", "edit", "view", "node-admin"),
         (),
     ),
     # The technician at a node, whose writes there are made again here; only for objects of that node (cloudcore.hub.replay).

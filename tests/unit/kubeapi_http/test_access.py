@@ -163,3 +163,23 @@ def test_the_token_key_is_made_once_and_private(tmp_path: Path) -> None:
     key = open_key(path)
     assert open_key(path) == key
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_who_edits_a_namespace_may_act_as_its_accounts_and_as_no_others(face: Face) -> None:
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    binding = {
+        "metadata": {"name": "edits"},
+        "roleRef": {"kind": "ClusterRole", "name": "edit"},
+        "subjects": [{"kind": "User", "name": "ann"}],
+    }
+    await face.must("POST", f"{rbac}/namespaces/default/rolebindings", binding)
+    found = await whoami(face, person("ann"), impersonate_user="system:serviceaccount:default:builder")
+    implied = ["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"]
+    assert found == {"username": "system:serviceaccount:default:builder", "groups": implied}
+    for user, group in (
+        ("system:serviceaccount:kube-system:builder", ""),
+        ("system:serviceaccount:default:builder", "system:masters"),
+        ("bob", ""),
+    ):
+        headers = {"impersonate_user": user, **({"impersonate_group": group} if group else {})}
+        assert (await face.ask("POST", WHOAMI, {}, person("ann"), **headers)).status == 403

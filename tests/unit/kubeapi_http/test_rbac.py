@@ -262,3 +262,54 @@ async def test_a_rules_review_lists_what_one_has(face: Face) -> None:
     )
     assert {"verbs": ["list"], "apiGroups": [""], "resources": ["configmaps"]} in answer["status"]["resourceRules"]
     assert answer["status"]["nonResourceRules"]
+
+
+async def holds(face: Face, role: str, verb: str, what: str, group: str = "") -> bool:
+    """Whether ``role``, given in one namespace, allows it there."""
+    user = f"{role}-person"
+    subject = {"kind": "User", "name": user}
+    binding = {
+        "metadata": {"name": user},
+        "roleRef": {"kind": "ClusterRole", "name": role},
+        "subjects": [subject],
+    }
+    await face.ask("POST", f"{LOCAL}/rolebindings", binding)
+    resource, _, subresource = what.partition("/")
+    attributes = {"verb": verb, "group": group, "resource": resource, "namespace": "default"}
+    spec = {"user": user, "resourceAttributes": {**attributes, "subresource": subresource}}
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    answer = await face.must("POST", path, {"spec": spec})
+    return bool(answer["status"]["allowed"])
+
+
+@pytest.mark.parametrize(
+    ("group", "what", "verb", "who"),
+    [
+        ("metrics.k8s.io", "pods", "list", "view edit admin"),
+        ("metrics.k8s.io", "nodes", "get", "view edit admin"),
+        ("edge.skerry.io", "writeconflicts", "list", "view edit admin"),
+        ("edge.skerry.io", "writeconflicts", "delete", "edit admin"),
+        ("edge.skerry.io", "writeconflicts", "create", ""),
+        ("", "secrets", "get", "edit admin"),
+        ("", "endpoints", "get", "view edit admin"),
+        ("", "endpoints", "update", ""),
+        ("discovery.k8s.io", "endpointslices", "update", ""),
+        ("", "pods/exec", "create", "edit admin"),
+        ("", "pods/log", "get", "view edit admin"),
+        ("", "pods/eviction", "create", "edit admin"),
+        ("", "serviceaccounts", "impersonate", "edit admin"),
+        ("apps", "statefulsets/scale", "patch", "edit admin"),
+        ("apps", "controllerrevisions", "get", "view edit admin"),
+        ("batch", "cronjobs", "create", "edit admin"),
+        ("policy", "poddisruptionbudgets/status", "get", "view edit admin"),
+        ("rbac.authorization.k8s.io", "rolebindings", "create", "admin"),
+        ("", "resourcequotas", "update", ""),
+        ("", "nodes", "list", ""),
+        ("", "persistentvolumes", "get", ""),
+    ],
+)
+async def test_the_roles_that_everybody_knows_allow_what_they_do_elsewhere(
+    face: Face, group: str, what: str, verb: str, who: str
+) -> None:
+    allowed = [role for role in ("view", "edit", "admin") if await holds(face, role, verb, what, group)]
+    assert allowed == who.split()

@@ -10,7 +10,7 @@ import pytest
 from kubeapi.kubelet import KubeletAccess
 from kubeapi.server import ApiSettings
 from tests.kit.kubelet import Kubelet, pod, serving_kubelet
-from tests.unit.kubeapi_http.face import TABLE, Face, open_face
+from tests.unit.kubeapi_http.face import TABLE, Face, open_face, person
 from tests.unit.kubeapi_streaming.node import ShellNode
 
 METRICS = "/apis/metrics.k8s.io/v1beta1"
@@ -100,3 +100,18 @@ async def test_a_summary_that_says_nothing_is_no_figure(site: tuple[Face, Kubele
 async def test_an_api_that_reaches_no_node_serves_no_usage(face: Face) -> None:
     assert (await face.ask("GET", f"{METRICS}/nodes")).status == 404
     assert "metrics.k8s.io" not in [group["name"] for group in (await face.must("GET", "/apis"))["groups"]]
+
+
+async def test_a_viewer_of_a_namespace_sees_what_its_pods_use(site: tuple[Face, Kubelet]) -> None:
+    face, _ = site
+    viewer = person("viewer")
+    path = f"{METRICS}/namespaces/default/pods"
+    assert (await face.ask("GET", path, None, viewer)).status == 403
+    binding = {
+        "metadata": {"name": "viewer"},
+        "roleRef": {"kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "User", "name": "viewer"}],
+    }
+    await face.must("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", binding)
+    assert [item["metadata"]["name"] for item in (await face.must("GET", path, None, viewer))["items"]] == ["web"]
+    assert (await face.ask("GET", f"{METRICS}/nodes", None, viewer)).status == 403
