@@ -7,6 +7,7 @@ the pod of its last good version goes on, and so do the others.
 import asyncio
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -89,17 +90,31 @@ class StaticPods:
         )
 
     async def run(self) -> None:
-        """Look at the folder for ever."""
+        """Look at the folder for ever; it is made where it is missing, so that people find it."""
+        with suppress(OSError):
+            await asyncio.to_thread(self._folder.mkdir, mode=0o700, exist_ok=True)
+        before = ""
         while True:
-            try:
-                await self.turn()
-            except Retryable as error:
-                log.warning("static pods wait", reason=error)
-            except OSError as error:
-                log.warning("static pods wait", reason=error.strerror, folder=self._folder)
-            except Exception:  # what is wrong with one file must not end the daemon
-                log.exception("static pods failed")
+            trouble = await self._try_turn()
+            if trouble != before and trouble:
+                log.warning("static pods wait", reason=trouble, folder=self._folder)
+            elif trouble != before:
+                log.info("static pods are read again", folder=self._folder)
+            before = trouble
             await self._clock.sleep(LOOK_EVERY_S)
+
+    async def _try_turn(self) -> str:
+        """Return why it did not work, "" when it did."""
+        try:
+            await self.turn()
+        except Retryable as error:
+            return str(error)
+        except OSError as error:
+            return error.strerror or "the folder cannot be read"
+        except Exception:  # what is wrong with one file must not end the daemon
+            log.exception("static pods failed")
+            return "failed"
+        return ""
 
     async def turn(self) -> None:
         """Look once; the store and what the cloud is to hear are right afterwards. Raises Retryable, OSError."""

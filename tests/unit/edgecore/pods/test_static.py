@@ -1,5 +1,6 @@
 """Static pods: real files, a real store, and what the cloud is told (VOL-8)."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from kubeapi.store import Store
 from proto.kit.database import Database
 from proto.kit.metrics import Metrics
 from tests.kit.clock import ManualClock
+from tests.kit.wait import eventually
 
 GOOD = """\
 apiVersion: v1
@@ -180,6 +182,38 @@ async def test_no_folder_is_no_static_pod(room: Room) -> None:
     room.folder.rmdir()
 
     assert await room.turn() == []
+
+
+class CountedClock(ManualClock):
+    """Knows how often somebody began to wait."""
+
+    waits = 0
+
+    async def sleep(self, delay_s: float) -> None:
+        self.waits += 1
+        await super().sleep(delay_s)
+
+
+async def test_the_folder_is_made_and_trouble_with_it_is_said_once(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    room.folder.rmdir()
+    room.clock = clock = CountedClock()
+    room.restart()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(room.pods.run())
+        await eventually(room.folder.is_dir)
+        room.folder.rmdir()
+        room.folder.write_text("")
+        for turn in range(1, 4):
+            await eventually(lambda turn=turn: clock.waits == turn)  # type: ignore[misc]
+            clock.advance(static.LOOK_EVERY_S)
+        await eventually(lambda: clock.waits == 4)
+        running.cancel()
+
+    assert [m for m in caplog.messages if m.startswith("static pods wait")] == [
+        f'static pods wait reason="Not a directory" folder={room.folder}'
+    ]
 
 
 def test_a_uid_lasts_as_long_as_the_content() -> None:
