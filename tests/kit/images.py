@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ BUSYBOX = Path("/bin/busybox")  # Debian's busybox-static
 PAUSE_REF = "localhost/skerry/pause:1"
 BUSYBOX_REF = "localhost/skerry/busybox:1"
 PYTHON_REF = "localhost/skerry/python:1"
+# What deploy/examples name, so that the same files work with a registry and without one.
+EXAMPLE_BUSYBOX_REF = "docker.io/library/busybox:1.36"
+EXAMPLE_PYTHON_REF = "docker.io/library/python:3.11-slim"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 GROUP = b"root:x:0:\ndaemon:x:1:\nnobody:x:65534:\n"
@@ -152,8 +155,8 @@ def busybox_image(reference: str = BUSYBOX_REF, **config: Any) -> Oci:
     return image(reference, [_busybox_layer()], {"Cmd": ["/bin/sh"], "Env": ["PATH=/bin"], **config})
 
 
-def python_image() -> Oci:
-    """This machine's Python, its standard library and the shared libraries they need."""
+def python_image(reference: str = PYTHON_REF, **config: Any) -> Oci:
+    """This machine's Python, its standard library and the shared libraries they need; ``config`` as of ``busybox_image``."""
     files = dict(_python_files(_interpreter()))
     folders = {str(parent) for name in files for parent in Path(name).parents}
     folders = (folders | {"tmp", "proc", "dev", "sys", "etc", "bin", "usr/bin"}) - {"."}
@@ -164,13 +167,19 @@ def python_image() -> Oci:
     if "usr/bin/python3" not in files:
         entries.append(Entry("usr/bin/python3", 0o777, link=f"/{_inside(_interpreter())}"))
     settings = {"Entrypoint": ["/usr/bin/python3"], "Env": ["PATH=/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE=1"]}
-    return image(PYTHON_REF, [layer(entries)], settings)
+    return image(reference, [layer(entries)], {**settings, **config})
 
 
 def archive(name: str) -> Path:
-    """Return the archive of ``pause``, ``busybox`` or ``python``, made where it is missing."""
-    makers = {"pause": pause_image, "busybox": busybox_image, "python": python_image}
-    origin = {"pause": BUSYBOX, "busybox": BUSYBOX, "python": _interpreter()}[name].stat()
+    """Return the archive of ``pause``, ``busybox`` or ``python``, or of one of the latter ``-example``; made where it is missing."""
+    makers: dict[str, Callable[[], Oci]] = {
+        "pause": pause_image,
+        "busybox": busybox_image,
+        "python": python_image,
+        "busybox-example": lambda: busybox_image(EXAMPLE_BUSYBOX_REF),
+        "python-example": lambda: python_image(EXAMPLE_PYTHON_REF, Entrypoint=[], Cmd=["python3"]),
+    }
+    origin = (_interpreter() if name.startswith("python") else BUSYBOX).stat()
     made_from = hashlib.sha256(f"{VERSION} {origin.st_size} {origin.st_mtime_ns}".encode()).hexdigest()[:12]
     path = CACHE / f"{name}-{made_from}.tar"
     if not path.exists():
