@@ -47,6 +47,7 @@ BENCHES = (
         (),
         ("--runs", "1", "--seconds", "4", "--copy", "5"),
     ),
+    Bench("pods", "a pod's start, of the bare CRI calls", (), ("--single", "5", "--rounds", "1")),
     Bench("footprint", "memory, start, reconnect, idle traffic", (), ("--idle-seconds", "10", "--cuts", "5")),
     Bench("drain", "an offline edge comes back", (), ("--reports", "3000")),
     Bench("storm", "a thousand edges after a cloud restart", (), ("--edges", "200")),

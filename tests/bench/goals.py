@@ -63,6 +63,11 @@ GOALS = (
     Goal("streams", "kubectl cp, to the container", ("copy", "up_mib_per_s"), "MiB/s"),
     Goal("streams", "  and back", ("copy", "down_mib_per_s"), "MiB/s"),
     Goal("streams", "  equal hashes", ("copy", "equal"), "", ">=", 1),
+    Goal("pods", "pod, POST to Running, of the bare CRI calls", ("single", "ratio"), "x", "<=", 1.5),
+    Goal("pods", "  p50", ("single", "p50_ms"), "ms"),
+    Goal("pods", "50 pods at once, of the bare CRI calls", ("burst", "ratio"), "x", "<=", 1.3),
+    Goal("pods", "  CPU of edgecore, a pod", ("burst", "cpu_ms_per_pod", "edgecore"), "ms"),
+    Goal("pods", "  CPU of cloudcore, a pod", ("burst", "cpu_ms_per_pod", "cloudcore"), "ms"),
     Goal("twin", "twin, CPU of a report, 100 together", ("100 together", "cpu_us_per_report"), "us"),
     Goal("twin", "  one at a time, p50", ("one at a time", "p50_ms"), "ms"),
 )

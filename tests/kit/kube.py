@@ -53,6 +53,10 @@ class Kube:
             query = urlencode({"fieldManager": "tests", "force": "true"})
             await self._send("PATCH", f"{path_of(each)}?{query}", each, APPLY)
 
+    async def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST to a collection."""
+        return await self._send("POST", path, body)
+
     async def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """JSON merge patch."""
         return await self._send("PATCH", path, body, MERGE)
