@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from edgecore.pods.process import wire
 from edgecore.pods.process.wire import Connection, Gone
 from proto.kit.clock import Clock
 
@@ -18,6 +17,7 @@ class Changes:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._watched: dict[str, Connection] = {}  # sandbox -> its supervisor
+        self._dead: set[str] = set()  # told of already
         self._changed: dict[str, None] = {}  # uids, in order
         self._woken = asyncio.Event()
         self._watching = False
@@ -32,9 +32,11 @@ class Changes:
         self._watching = True
         try:
             while True:
-                for folder, uid in pods():
-                    if folder.name not in self._watched and wire.lives(folder):
+                listed = list(pods())
+                for folder, uid in listed:
+                    if folder.name not in self._watched and folder.name not in self._dead:
                         self._follow(folder, uid)
+                self._dead &= {folder.name for folder, _ in listed}
                 relist_at = self._clock.now_s() + RELIST_S
                 while (left_s := relist_at - self._clock.now_s()) > 0:
                     while self._changed:
@@ -56,7 +58,8 @@ class Changes:
     def _follow(self, folder: Path, uid: str) -> None:
         try:
             connection = Connection(folder)
-        except Gone:  # ended just now
+        except Gone:  # perhaps just now, and nobody has looked since
+            self._dead.add(folder.name)
             self._tell(uid)
             return
         self._watched[folder.name] = connection
@@ -71,6 +74,7 @@ class Changes:
             return
         if message is None:
             self._release(name)
+            self._dead.add(name)
         if message is None or "ended" in message:
             self._tell(uid)
 

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ Json = dict[str, Any]
 SUBNET = "10.89.0.0/24"
 START_S = 60.0
 KILL_S = 20.0
+VERSION_S = 5.0
 EXEC_OUTPUT_BYTES = 64 << 10
 
 
@@ -45,7 +47,7 @@ class ProcessRuntime:
         self._images = ImageStore(data_dir / "images", clock, self._disk.chains)
         self._where = cgroup.Hierarchies()
         self._changes = Changes(clock)
-        self._version = ""
+        self._version = _version() if shutil.which("bwrap") else ""  # known before the first status is written
         self._tidying = asyncio.Lock()
         self._tidy_done = False
 
@@ -53,11 +55,7 @@ class ProcessRuntime:
         return int(self._clock.wall().timestamp() * 1_000_000) * 1000
 
     async def version(self) -> port.Version:
-        if not self._version:
-            process = await asyncio.create_subprocess_exec(_bwrap(), "--version", stdout=asyncio.subprocess.PIPE)
-            out, _ = await process.communicate()
-            self._version = out.decode(errors="replace").strip().rpartition(" ")[2] or "unknown"
-        return port.Version("bubblewrap", self._version)
+        return port.Version("bubblewrap", self._version or await asyncio.to_thread(_version))
 
     async def health(self) -> port.Health:
         try:
@@ -354,6 +352,14 @@ class ProcessRuntime:
 
     async def close(self) -> None:
         self._changes.close()
+
+
+def _version() -> str:
+    try:
+        done = subprocess.run([_bwrap(), "--version"], capture_output=True, timeout=VERSION_S, check=False, text=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RuntimeRefused(f"bubblewrap (bwrap) does not run: {error}") from error
+    return done.stdout.strip().rpartition(" ")[2] or "unknown"
 
 
 def _bwrap() -> str:

@@ -1,0 +1,166 @@
+"""A gateway without a container runtime: edgecore runs pods itself; they outlive it, and come back after a power cut without a cloud."""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit import images
+from tests.kit.gateway import gateway
+from tests.kit.kubectl import VERSIONS, Kubectl
+from tests.kit.leftovers import end_all, namespace, with_children
+from tests.kit.platform import Edge, Platform, command
+from tests.kit.wait import eventually
+
+Json = dict[str, Any]
+NODE = "gw-1"
+SETTINGS = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "settings", "namespace": "default"},
+    "data": {"greeting": "from the config map"},
+}
+COLD_PODS = 20
+COLD_S = 5.0
+
+
+def pod(name: str, script: str, **fields: Any) -> Json:
+    container = {
+        "name": "main",
+        "image": images.BUSYBOX_REF,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sh", "-c", script],
+        **fields,
+    }
+    volumes = [{"name": "settings", "configMap": {"name": "settings"}}] if "volumeMounts" in fields else []
+    spec = {"nodeName": NODE, "terminationGracePeriodSeconds": 1, "containers": [container], "volumes": volumes}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec}
+
+
+class Site:
+    def __init__(self, platform: Platform, edge: Edge, folder: Path) -> None:
+        self.platform, self.edge = platform, edge
+        self._kubectl = Kubectl(VERSIONS[-1], platform.kubeconfig, folder / "home")
+
+    async def say(self, words: str, stdin: str = "") -> str:
+        done = await asyncio.to_thread(self._kubectl.run, words, stdin)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    async def container(self, name: str) -> Json:
+        found = await self.platform.kube.find(f"/api/v1/namespaces/default/pods/{name}") or {}
+        status: Json = ((found.get("status") or {}).get("containerStatuses") or [{}])[0]
+        return status
+
+    async def ready(self, name: str, restarts: int = 0) -> Json:
+        async def is_ready() -> bool:
+            found = await self.container(name)
+            return bool(found.get("ready")) and found["restartCount"] == restarts
+
+        try:
+            await eventually(is_ready, 40.0)
+        except AssertionError as error:
+            raise AssertionError(f"{await self.say(f'describe pod {name}')}\n{self.edge.process.tail()}") from error
+        return await self.container(name)
+
+    async def power_cut(self) -> None:
+        """Everything on the gateway ends at once."""
+        await self.edge.kill()
+        host = self.edge.host
+        assert host is not None
+        spaces = {namespace(host.pid, kind) for kind in ("mnt", "net")}
+
+        def of_host() -> list[int]:
+            def inside(pid: int) -> bool:
+                here = {namespace(pid, "mnt"), namespace(pid, "net")} & spaces
+                return bool(here) or str(self.edge.data_dir) in _words(pid)
+
+            return [pid for pid in with_children(inside) if pid not in {host.pid, os.getpid()}]
+
+        end_all(of_host)
+
+    async def running_here(self) -> int:
+        """How many pods the node itself says are running."""
+        raw = await command("edgecore", "pods", "--data-dir", str(self.edge.data_dir), "-o", "json", check=False)
+        return raw.count('"Running"') if raw else 0
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with Platform(tmp_path) as platform:
+        await platform.start_cloud()
+        async with gateway(platform, tmp_path / "h", NODE, runtime="process") as edge:
+            where = ("--data-dir", str(edge.data_dir), "--set", "pods.runtime=process")
+            said = await command("edgecore", "images", "import", str(images.archive("busybox")), *where)
+            assert images.BUSYBOX_REF in said
+            await platform.kube.apply(SETTINGS)
+            yield Site(platform, edge, tmp_path)
+
+
+async def test_a_pod_lives_as_on_any_runtime(site: Site) -> None:
+    script = (
+        "echo begun; echo $(cat /settings/greeting); touch /tmp/live; trap 'exit 3' TERM; while :; do sleep 0.1; done"
+    )
+    probe = {"exec": {"command": ["test", "-e", "/tmp/live"]}, "periodSeconds": 1}
+    mounts = [{"name": "settings", "mountPath": "/settings"}]
+    await site.platform.kube.apply(pod("lives", script, readinessProbe=probe, volumeMounts=mounts))
+
+    await site.ready("lives")
+    assert await site.say("logs lives") == "begun\nfrom the config map\n"
+    assert await site.say("exec lives -- cat /settings/greeting") == "from the config map"
+    assert await site.say("exec -i lives -- cat", "through\n") == "through\n"
+
+    await site.say("exec lives -- kill 1")
+    again = await site.ready("lives", restarts=1)
+    assert again["lastState"]["terminated"]["exitCode"] == 3
+
+    await site.say("delete pod lives")
+    assert not list((site.edge.data_dir / "process" / "sandboxes").glob("*/record.json"))
+
+
+async def test_pods_outlive_edgecore(site: Site) -> None:
+    await site.platform.kube.apply(pod("stays", "while :; do echo tick; sleep 0.2; done"))
+    before = await site.ready("stays")
+
+    await site.edge.kill()
+    await site.edge.start()
+    await site.edge.connected()
+    await site.platform.kube.apply(pod("later", "sleep 1000"))
+    await site.ready("later")
+
+    assert (await site.container("stays"))["containerID"] == before["containerID"]
+    assert "tick" in await site.say("logs stays --tail=1")
+
+
+@pytest.mark.timeout(180)
+async def test_after_a_power_cut_twenty_pods_run_within_five_seconds_without_a_cloud(site: Site) -> None:
+    names = [f"cold-{n}" for n in range(COLD_PODS)]
+    await site.platform.kube.apply(*(pod(name, "sleep 100000") for name in names))
+    for name in names:
+        await site.ready(name)
+    await site.edge.drained()
+    await site.platform.kill_cloud()
+    await site.power_cut()
+
+    began = time.monotonic()
+    await site.edge.start()
+
+    def running() -> int:
+        return sum(_words(pid) == "sleep 100000" for pid in with_children(lambda pid: _words(pid) == "sleep 100000"))
+
+    await eventually(lambda: running() == COLD_PODS, 30.0)
+    took_s = time.monotonic() - began
+    print(json.dumps({"cold_boot_s": took_s}))
+    assert took_s <= COLD_S
+
+
+def _words(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
