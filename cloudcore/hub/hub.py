@@ -4,8 +4,10 @@ from typing import Any
 
 from cloudcore.controllers.autonomy import Autonomy
 from cloudcore.controllers.devices import DeviceController
+from cloudcore.controllers.edge_applications import EdgeApplications
 from cloudcore.controllers.local_path import GONE as VOLUME_GONE
 from cloudcore.controllers.local_path import LocalPath
+from cloudcore.controllers.node_groups import NodeGroups
 from cloudcore.controllers.nodes import NodeController, is_edge
 from cloudcore.history import History
 from cloudcore.hub.effects import Effects
@@ -65,6 +67,7 @@ class Hub:
         pods = PodEffects(cluster)
         # Our own API's volume controller makes volumes; no other cluster knows how to.
         self.volumes = LocalPath(cluster, self._tell, provisions=not settings.embedded_api)
+        self.groups, self.applications = NodeGroups(cluster), EdgeApplications(cluster, self._tell)
         replay = Replay(cluster.client, self.scope, Outcomes(sql), self.send, self._tell, metrics=cluster.metrics)
         self.effects = Effects(
             history,
@@ -113,6 +116,8 @@ class Hub:
         supervisor.spawn(self.effects.run(), "effects")
         supervisor.spawn(self.effects.run_withheld(), "withheld-effects")
         supervisor.spawn(self.volumes.run(), "local-path")
+        supervisor.spawn(self.groups.run(), "node-groups")
+        supervisor.spawn(self.applications.run(), "edge-applications")
         supervisor.spawn(self.sessions.run(self._known_nodes), "sessions")
 
     async def send(self, node: str, kind: str, body: bytes) -> int:

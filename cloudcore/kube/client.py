@@ -18,6 +18,7 @@ from proto.kit.httpclient import HttpClient, HttpLimits, Stream
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"  # JSON is YAML
 USER_AGENT = "cloudcore"
 
 _encoder = msgspec.json.Encoder()
@@ -51,6 +52,13 @@ class KubeClient:
         self, kind: Kind, namespace: str, name: str, patch: Any, *, content_type: str, subresource: str = ""
     ) -> dict[str, Any]:
         return await self._send("PATCH", kind.path(namespace, name, subresource), patch, content_type)
+
+    async def apply(
+        self, kind: Kind, namespace: str, name: str, body: dict[str, Any], *, manager: str
+    ) -> dict[str, Any]:
+        """Make the object say ``body`` (server-side apply): fields that ``manager`` does not name any more go, others' stay."""
+        path = kind.path(namespace, name) + _query({"fieldManager": manager, "force": "true"})
+        return await self._send("PATCH", path, body, APPLY_PATCH)
 
     async def delete(
         self,

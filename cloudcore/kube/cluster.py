@@ -36,6 +36,8 @@ WANTED = (  # what pods need; a kind that we may not read, or that is not served
     resources.ROLE_BINDING,
     resources.CLUSTER_ROLE,
     resources.CLUSTER_ROLE_BINDING,
+    resources.NODE_GROUP,
+    resources.EDGE_APPLICATION,
     CRD,
 )
 SELECTORS = {

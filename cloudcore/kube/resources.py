@@ -63,6 +63,8 @@ DAEMON_SET = Kind("apps", "v1", "daemonsets", "DaemonSet")
 STATEFUL_SET = Kind("apps", "v1", "statefulsets", "StatefulSet")
 JOB = Kind("batch", "v1", "jobs", "Job")
 CRON_JOB = Kind("batch", "v1", "cronjobs", "CronJob")
+NODE_GROUP = Kind("apps.kubeedge.io", "v1alpha1", "nodegroups", "NodeGroup", namespaced=False)
+EDGE_APPLICATION = Kind("apps.kubeedge.io", "v1alpha1", "edgeapplications", "EdgeApplication")
 RBAC = "rbac.authorization.k8s.io"
 ROLE = Kind(RBAC, "v1", "roles", "Role")
 ROLE_BINDING = Kind(RBAC, "v1", "rolebindings", "RoleBinding")

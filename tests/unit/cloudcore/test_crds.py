@@ -16,7 +16,9 @@ from tests.kit.cloud import Cloud, bare_api, running, status_change
 from tests.kit.wait import eventually
 
 NAMES = {f"{kind}.devices.kubeedge.io" for kind in ("devices", "devicemodels", "devicestatuses")} | {
-    "writeconflicts.edge.skerry.io"
+    "writeconflicts.edge.skerry.io",
+    "nodegroups.apps.kubeedge.io",
+    "edgeapplications.apps.kubeedge.io",
 }
 
 
