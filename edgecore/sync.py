@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from edgecore.definitions import Definitions
 from edgecore.kinds import CRD, DEVICE_STATUS, NODE, POD
+from edgecore.told import joined
 from kubeapi.resources import Registry, Resource
 from kubeapi.store import Store
 from proto.kit import canonical
@@ -19,6 +20,7 @@ from proto.kit.metrics import Metrics
 from proto.labels import MIRROR
 from proto.link.replica import MessageRow, StateChange
 from proto.names import ObjectKey, parse_key
+from proto.told import FIELD
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sync_held (
@@ -154,6 +156,7 @@ class Replica:
         if resource is None:
             self._put_aside(tx, key, obj)
             return
+        told = obj.pop(FIELD, None) or {} if obj is not None and resource.storage == POD.storage else {}
         if self._is_mirror(tx, resource, key, obj):
             return
         if obj is not None and self._offline is not None:
@@ -161,24 +164,27 @@ class Replica:
         if obj is None:
             self._store.remove(tx, resource, key.namespace, key.name)
         else:
-            self._store.put(tx, resource, self._joined(tx, resource, key, obj))
+            self._store.put(tx, resource, self._joined(tx, resource, key, obj, told))
         if resource.storage == CRD.storage:
             self._define(tx, key, obj)
 
-    def _joined(self, tx: Tx, resource: Resource, key: ObjectKey, obj: dict[str, Any]) -> dict[str, Any]:
-        """Return ``obj`` with the status that this edge owns."""
+    def _joined(
+        self, tx: Tx, resource: Resource, key: ObjectKey, obj: dict[str, Any], told: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return ``obj`` with the status that this edge owns; of a pod, with what the cloud has ``told`` about it."""
         if resource.storage == NODE.storage:
             status = self._node_status()
             return obj if status is None else {**obj, "status": status}
         before = self._store.peek(resource, key.namespace, key.name)
-        if before is None:
-            return obj
-        found = before.object
-        if found["metadata"].get("uid", "") != obj["metadata"].get("uid", ""):
+        found = before.object if before is not None else None
+        if found is not None and found["metadata"].get("uid", "") != obj["metadata"].get("uid", ""):
             # Made again under the same name: watchers see the end of the old one.
             self._store.remove(tx, resource, key.namespace, key.name)
-            return obj
-        return {**obj, "status": found["status"]} if "status" in found else obj
+            found = None
+        status = (found or {}).get("status")
+        if resource.storage == POD.storage:
+            status = joined(obj, told, status)
+        return {**obj, "status": status} if status is not None else obj
 
     def _is_mirror(self, tx: Tx, resource: Resource, key: ObjectKey, obj: dict[str, Any] | None) -> bool:
         """Remember the uid of a mirror pod, and whether ``obj`` (or what is gone now) is one: the static pod stays as it is."""

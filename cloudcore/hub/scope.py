@@ -211,7 +211,10 @@ class Scope:
         """Remember the digest of ``item``; whether it differs from what was known."""
         if item is None:
             return self._digests.pop(key, None) is not None
-        digest = digest_of(item)
+        informer, _ = self._where(key)
+        if informer is None:
+            return False
+        digest = digest_of(informer.kind, item)
         if self._digests.get(key) == digest:
             return False
         self._digests[key] = digest

@@ -5,23 +5,26 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from cloudcore.hub.scope_pods import is_finished
+from cloudcore.hub.scope_pods import is_finished, told
 from cloudcore.kube.resources import POD, Kind
 from proto.kit import canonical
+from proto.told import FIELD
 
 UNSENT_METADATA = (*canonical.VOLATILE_METADATA, "selfLink")
 KEPT_BYTES = 8 << 20  # a thousand nodes that come back together ask for the same few objects
 
 
-def downward(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the object as a node holds it: without what the cloud alone writes."""
+def downward(kind: Kind, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object as a node holds it: without what the cloud alone writes; with what the node must know of that."""
     slim = {k: v for k, v in item.items() if k != "status"}
     slim["metadata"] = {k: v for k, v in item["metadata"].items() if k not in UNSENT_METADATA}
+    if kind == POD and (heard := told(item)):
+        slim[FIELD] = heard
     return slim
 
 
-def digest_of(item: Mapping[str, Any]) -> bytes:
-    return hashlib.sha256(canonical.encode(downward(item))).digest()[: canonical.DIGEST_BYTES]
+def digest_of(kind: Kind, item: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(canonical.encode(downward(kind, item))).digest()[: canonical.DIGEST_BYTES]
 
 
 def encode(kind: Kind, item: Mapping[str, Any]) -> bytes:
@@ -29,7 +32,7 @@ def encode(kind: Kind, item: Mapping[str, Any]) -> bytes:
 
     A finished pod goes with its status, which no digest covers: a node whose disk was wiped must not run it once more.
     """
-    slim = downward(item)
+    slim = downward(kind, item)
     if kind == POD and is_finished(item):
         slim["status"] = item["status"]
     return canonical.encode(slim)

@@ -10,9 +10,12 @@ from cloudcore.hub.scope_graph import Edge, root
 from cloudcore.kube import resources
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import CLAIM, CONFIG_MAP, POD, RUNTIME_CLASS, SECRET, SERVICE_ACCOUNT, VOLUME, Kind
+from proto.told import CONDITIONS, PHASE, gate_conditions
 
 HOSTNAME = "kubernetes.io/hostname"
 FINISHED = ("Succeeded", "Failed")
+ENDED_BY_NODE = ("PodCompleted", "PodFailed")
+TOLD_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime")
 Json = Mapping[str, Any]
 # Which owners are followed up from which kind. No circle can be made of these.
 OWNERS: dict[Kind, tuple[Kind, ...]] = {
@@ -34,6 +37,21 @@ def host(name: str) -> str:
 
 def is_finished(pod: Json) -> bool:
     return (pod.get("status") or {}).get("phase") in FINISHED
+
+
+def told(pod: Json) -> dict[str, Any]:
+    """Return what the pod's node must hear of its status (proto.told), {} for most.
+
+    A node that has ended a pod itself says so in the reason of ContainersReady, as kubelet does.
+    """
+    out: dict[str, Any] = {}
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    by_node = any(c.get("type") == "ContainersReady" and c.get("reason") in ENDED_BY_NODE for c in conditions)
+    if is_finished(pod) and not by_node:
+        out[PHASE] = pod["status"]["phase"]
+    if found := gate_conditions(pod):
+        out[CONDITIONS] = [{k: c[k] for k in TOLD_FIELDS if c.get(k)} for c in found]
+    return out
 
 
 def pod_node(pod: Json | None) -> str:

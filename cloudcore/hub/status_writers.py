@@ -14,6 +14,7 @@ from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.errors import ApiRefused, Conflict, NotFound
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import DEVICE_STATUS, POD, is_owned_by
+from proto.told import gates
 
 ATTEMPTS = 3  # the object may be replaced under our hands once, and once more by its controller
 WRONG_UID, NOT_THIS_NODE, FINISHED_BEFORE = "wrong-uid", "not-this-node", "finished"
@@ -152,12 +153,12 @@ class PodStatuses:
             return WRONG_UID
         if pod_node(pod) != node:
             return NOT_THIS_NODE
-        current = pod.get("status") or {}
-        if is_finished(pod) and body.status.get("phase") != current["phase"]:
+        current, status = pod.get("status") or {}, of_node(pod, body.status)
+        if is_finished(pod) and status.get("phase") != current["phase"]:
             return FINISHED_BEFORE
-        if first and merged(current, body.status) == current:
+        if first and merged(current, status) == current:
             return ""
-        patch = {"metadata": {"uid": body.uid}, "status": patch_of(current, body.status)}
+        patch = {"metadata": {"uid": body.uid}, "status": patch_of(current, status)}
         try:
             await self._client.patch(POD, *name, patch, content_type=STRATEGIC_PATCH, subresource="status")
         except (NotFound, Conflict):
@@ -174,6 +175,14 @@ class PodStatuses:
         if pod is None or pod["metadata"]["uid"] != uid:
             return None
         return self.print_of(pod.get("status") or {})
+
+
+def of_node(pod: Mapping[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """Return ``said`` without the conditions of readiness gates: their owners are elsewhere, the node only repeats them (pure)."""
+    others = gates(pod)
+    if not others or not said.get("conditions"):
+        return said
+    return {**said, "conditions": [c for c in said["conditions"] if c.get("type") not in others]}
 
 
 def merged(current: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from edgecore.pods.entry import Entry
 from edgecore.pods.events import PodEvents
 from edgecore.pods.executor import Executor, Interrupted
 from edgecore.pods.observer import Observer
+from edgecore.pods.phases import FAILED, SUCCEEDED
 from edgecore.pods.plan import Plan, Stop, is_finished, plan
 from edgecore.pods.probes import Probes
 from edgecore.pods.reporting import Reporter
@@ -27,6 +28,7 @@ from kubeapi.store import Event, Store
 from proto.kit import canonical
 from proto.kit.clock import Clock
 from proto.kit.log import Logger
+from proto.told import gate_conditions
 
 log = Logger("pods")
 AWAY_S = 1.0  # between two tries to reach a runtime that is away
@@ -164,7 +166,8 @@ class PodController:
         if entry is None:
             entry = self.entries[uid] = Entry(uid, namespace, name)
             self._reporter.recall(entry, pod)
-        digest = canonical.digest(pod)
+        self._hear(entry, pod)
+        digest = canonical.digest(pod) + canonical.encode(gate_conditions(pod))
         if digest == entry.digest:
             return
         entry.digest, entry.last = digest, None
@@ -173,6 +176,14 @@ class PodController:
         self.wake(entry)
         if self.away and self.looked:
             self._say_away(entry)
+
+    def _hear(self, entry: Entry, pod: Json) -> None:
+        """Somebody else has called a pod finished that goes on here: it ends (POD-16)."""
+        status = pod.get("status") or {}
+        if status.get("phase") in {SUCCEEDED, FAILED} and entry.memory.ended is None:
+            log.info("a pod was ended in the cloud", pod=f"{entry.namespace}/{entry.name}", phase=status["phase"])
+            ended = Ended(status.get("reason", ""), status.get("message", ""))
+            self.end(entry, ended, grace_s=specs.grace_s(pod))
 
     def _vanished(self, pod: Json) -> None:
         """The object went without asking us (forced, or given to another node): stop with the pod's own grace."""

@@ -7,6 +7,7 @@ from edgecore.pods.seen import Memory
 from edgecore.pods.specs import Json
 from edgecore.pods.statuses import Looked, container_statuses
 from kubeapi.pod_defaults import qos_class
+from proto.told import gate_conditions, gates
 
 OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
 PENDING, RUNNING, SUCCEEDED, FAILED = "Pending", "Running", "Succeeded", "Failed"
@@ -114,12 +115,14 @@ def _conditions(look: Looked, found: str, init: list[Json], main: list[Json], ip
     wanted = [
         _condition("PodReadyToStartContainers", live),
         _initialized(pod, found, init, main),
-        _ready(pod, containers_ready, look.before),
+        _ready(pod, containers_ready),
         {**containers_ready, "type": "ContainersReady"},
         _condition("PodScheduled", True),
     ]
     old = {item.get("type"): item for item in look.before.get("conditions") or []}
-    kept = [item for kind, item in old.items() if kind not in OWN_CONDITIONS]
+    others = gates(pod)
+    kept = [item for kind, item in old.items() if kind not in OWN_CONDITIONS and kind not in others]
+    kept += gate_conditions(pod)  # newer than what we wrote last: the cloud may just have told us
     if (
         look.memory.ended is not None
         and look.memory.ended.reason in {"Evicted", "Terminated"}
@@ -158,10 +161,10 @@ def _containers_ready(pod: Json, found: str, init: list[Json], main: list[Json])
     return _condition("ContainersReady", False, "ContainersNotReady", f"containers with unready status: [{names}]")
 
 
-def _ready(pod: Json, containers: Json, before: Json) -> Json:
+def _ready(pod: Json, containers: Json) -> Json:
     if containers["status"] != "True":
         return {**containers, "type": "Ready"}
-    old = {item.get("type"): item.get("status") for item in before.get("conditions") or []}
+    old = {item.get("type"): item.get("status") for item in gate_conditions(pod)}
     problems = []
     for gate in pod["spec"].get("readinessGates") or []:
         kind = gate.get("conditionType", "")

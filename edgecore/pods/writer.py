@@ -12,6 +12,8 @@ from edgecore.pods.events import KIND as EVENT_KIND
 from edgecore.pods.events import PodEvents
 from edgecore.pods.records import Record
 from edgecore.pods.specs import Json
+from edgecore.pods.timers import either
+from edgecore.told import kept
 from kubeapi.kinds import POD
 from kubeapi.store import Store
 from proto import labels
@@ -27,6 +29,7 @@ from proto.names import ObjectKey
 log = Logger("pods")
 GONE = "pod-gone"  # kind of the message: everything of a deleted pod is off this node
 RETRY_S = 1.0
+GATHER_S = 0.5  # what is said on the way to a start is old before anyone has read it; ends and readiness are told at once
 
 
 def status_key(namespace: str, name: str) -> str:
@@ -72,19 +75,21 @@ class Writer:
         self._clock, self._boot, self._mirrors = clock, boot, mirrors
         self.records: dict[str, Record] = db.read(records.load)
         self._next, self._under_way = _Batch(), _Batch()
+        self._unhurried: dict[str, tuple[str, str, Json, float]] = {}  # statuses that may be replaced before they are written
+        self._gather_by_s: float | None = None  # when they, and events, are written at the latest
         self._signal = asyncio.Event()
         self._failed = metrics.counter(
             "skerry_edge_pod_commits_failed_total", "Pod status transactions that did not commit."
         )
         self.trouble = ""  # why nothing can be written now
         self.show_event: Callable[[Tx, bytes], None] = lambda _tx, _body: None  # to people at this node
-        events.wake = self._signal.set
+        events.wake = self._gather
 
     def status(self, uid: str, namespace: str, name: str) -> Json:
         """The newest status of a pod, written or on its way."""
-        for batch in (self._next, self._under_way):
-            if uid in batch.statuses:
-                return batch.statuses[uid][2]
+        for waiting in (self._next.statuses, self._unhurried, self._under_way.statuses):
+            if uid in waiting:
+                return waiting[uid][2]
         stored = self._store.get(POD, namespace, name)
         if stored is None or stored["metadata"].get("uid", "") != uid:
             return {}
@@ -92,18 +97,29 @@ class Writer:
 
     def put(self, uid: str, namespace: str, name: str, status: Json, elapsed_s: float) -> None:
         """Write ``status`` soon; nothing happens when it is what stands there."""
-        if self.status(uid, namespace, name) != status:
-            self._next.statuses[uid] = (namespace, name, status, elapsed_s)
+        before = self.status(uid, namespace, name)
+        if before == status:
+            return
+        entry = (namespace, name, status, elapsed_s)
+        if uid in self._next.statuses or _gist(before) != _gist(status):
+            self._unhurried.pop(uid, None)
+            self._next.statuses[uid] = entry
             self._signal.set()
+        else:
+            self._unhurried[uid] = entry
+            self._gather()
 
     def gone(self, uid: str, namespace: str, name: str) -> None:
         """Tell the cloud that nothing of a deleted pod is left here."""
+        if (last := self._unhurried.pop(uid, None)) is not None:
+            self._next.statuses[uid] = last  # what was said last goes before
         self._next.gone[uid] = (namespace, name)
         self._signal.set()
 
     def drop(self, uid: str, namespace: str, name: str) -> None:
         """Forget a pod that has no object any more."""
         self._next.statuses.pop(uid, None)
+        self._unhurried.pop(uid, None)
         self._next.dropped[uid] = (namespace, name)
         self._signal.set()
 
@@ -119,6 +135,7 @@ class Writer:
                 stored = self._store.get(POD, record.namespace, record.name)
                 if stored is not None and _began_here(stored) and uid not in self._next.statuses:
                     elapsed_s = record.elapsed(self._boot, self._clock.now_s())
+                    self._unhurried.pop(uid, None)
                     self._next.statuses[uid] = (record.namespace, record.name, status, elapsed_s)
                     self._signal.set()
 
@@ -141,12 +158,31 @@ class Writer:
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
-            await self._signal.wait()
-            self._signal.clear()
+            while (left_s := self._left_s()) > 0:
+                self._signal.clear()
+                if left_s == float("inf"):
+                    await self._signal.wait()
+                else:
+                    await either(self._signal, self._clock, left_s)
             await self._write()
 
+    def _gather(self) -> None:
+        """Something is to be written that is in no hurry."""
+        if self._gather_by_s is None:
+            self._gather_by_s = self._clock.now_s() + GATHER_S
+            self._signal.set()
+
+    def _left_s(self) -> float:
+        """How long nothing needs to be written."""
+        if not self._next.empty:
+            return 0.0
+        return float("inf") if self._gather_by_s is None else self._gather_by_s - self._clock.now_s()
+
     async def _write(self) -> None:
-        self._next.messages += [(EVENT_KIND, event) for event in self._events.due()]
+        if self._gather_by_s is not None and self._gather_by_s <= self._clock.now_s():
+            self._gather_by_s = None
+            self._next.messages += [(EVENT_KIND, event) for event in self._events.due()]
+            self._next.statuses, self._unhurried = self._unhurried | self._next.statuses, {}
         batch, self._next, self._under_way = self._next, _Batch(), self._next
         if batch.empty:
             return
@@ -171,8 +207,10 @@ class Writer:
             log.warning("pod statuses cannot be kept", reason=reason)
         self.trouble = reason
         newer = self._next
+        statuses = batch.statuses | newer.statuses
+        statuses |= {uid: self._unhurried.pop(uid) for uid in statuses.keys() & self._unhurried.keys()}
         self._next = _Batch(
-            batch.statuses | newer.statuses,
+            statuses,
             batch.gone | newer.gone,
             batch.dropped | newer.dropped,
             batch.messages + newer.messages,
@@ -214,6 +252,7 @@ class Writer:
         stored = self._store.peek(POD, record.namespace, record.name)
         if stored is None or stored.object["metadata"].get("uid", "") != record.uid:
             return  # gone meanwhile, or made again: that one gets its own status
+        status = kept(stored.object, status)
         self._store.put(tx, POD, {**stored.object, "status": status})
         if told_as := self._told_as(stored.object):
             key = status_key(record.namespace, record.name)
@@ -242,6 +281,12 @@ class Writer:
             self.records.pop(uid, None)
 
         tx.after_commit(forget)
+
+
+def _gist(status: Json) -> tuple[object, ...]:
+    """What others act on."""
+    ready = [c.get("status") for c in status.get("conditions") or () if c.get("type") == "Ready"]
+    return (status.get("phase", "Pending"), ready == ["True"])
 
 
 def _began_here(pod: Json) -> bool:

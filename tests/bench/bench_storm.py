@@ -25,6 +25,7 @@ from sqlalchemy import Connection
 from cloudcore import certs, revocation
 from cloudcore.certs import Authority
 from cloudcore.hub.scope_bodies import downward
+from cloudcore.kube.resources import DEVICE
 from cloudcore.sql import Sql
 from proto.kit import canonical, files, tls
 from proto.kit.backoff import Rng
@@ -125,7 +126,9 @@ async def check(platform: Platform, edges: list[BenchEdge], count: int) -> None:
     for edge in edges:
         name = f"meter-{edge.node}"
         held = edge.room.held()[f"devices.kubeedge.io/devices/default/{name}"]
-        assert held == canonical.digest(downward(devices[name])), f"{edge.node} holds another Device than the API"
+        assert held == canonical.digest(downward(DEVICE, devices[name])), (
+            f"{edge.node} holds another Device than the API"
+        )
 
 
 async def measure(folder: Path, count: int) -> dict[str, Any]:

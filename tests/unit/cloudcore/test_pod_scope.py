@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +181,62 @@ async def test_a_finished_pod_goes_to_its_node_with_its_status_and_without_secre
     uid = (await run_pod(cloud, imagePullSecrets=[{"name": "pull"}]))["metadata"]["uid"]
     before = cloud.hub.scope.wanted("gw-1")[WEB]
 
-    await cloud.hub.upstream.apply("gw-1", [said(uid, 1, phase="Succeeded")])
+    ended = {"type": "ContainersReady", "status": "False", "reason": "PodCompleted"}
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 1, phase="Succeeded", conditions=[ended])])
     await eventually(lambda: holds(cloud, SECRET) == set())
 
     body = cloud.hub.scope.body("gw-1", WEB)
     assert body is not None
     assert canonical.decode(body)["status"]["phase"] == "Succeeded"
     assert cloud.hub.scope.wanted("gw-1")[WEB] == before
+
+
+async def set_status(cloud: Cloud, **status: Any) -> None:
+    """As somebody in the cloud does."""
+    patch = {"status": status}
+    await cloud.client.patch(POD, "default", "web", patch, content_type=STRATEGIC_PATCH, subresource="status")
+
+
+def sent(cloud: Cloud) -> dict[str, Any]:
+    body: dict[str, Any] = canonical.decode(cloud.hub.scope.body("gw-1", WEB) or b"{}")
+    return body
+
+
+def is_told(cloud: Cloud, condition: dict[str, Any]) -> bool:
+    return sent(cloud).get("told") == {"conditions": [condition]}
+
+
+async def test_a_running_pod_that_others_call_failed_is_told_to_its_node_until_that_says_so_too(cloud: Cloud) -> None:
+    uid = (await run_pod(cloud))["metadata"]["uid"]  # HUB-7
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 1, phase="Running")])
+    before = cloud.hub.scope.wanted("gw-1")[WEB]
+
+    await set_status(cloud, phase="Failed", reason="NodeLost")
+    await eventually(lambda: cloud.hub.scope.wanted("gw-1")[WEB] != before)
+    assert (sent(cloud)["told"], sent(cloud)["status"]["reason"]) == ({"phase": "Failed"}, "NodeLost")
+    assert canonical.digest(sent(cloud)) == cloud.hub.scope.wanted("gw-1")[WEB]
+
+    ended = {"type": "ContainersReady", "status": "False", "reason": "PodFailed"}
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 2, phase="Failed", reason="NodeLost", conditions=[ended])])
+    await eventually(lambda: cloud.hub.scope.wanted("gw-1")[WEB] == before)
+    assert "told" not in sent(cloud)
+
+
+async def test_what_readiness_gates_name_reaches_the_node_and_the_node_does_not_undo_it(cloud: Cloud) -> None:
+    uid = (await run_pod(cloud, readinessGates=[{"conditionType": "example.com/lb"}]))["metadata"]["uid"]  # HUB-8
+    assert "told" not in sent(cloud)
+
+    for word in ("False", "True"):
+        condition = {"type": "example.com/lb", "status": word, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        await set_status(cloud, conditions=[condition, {"type": "example.com/other", "status": "True"}])
+        await eventually(partial(is_told, cloud, condition))
+        assert canonical.digest(sent(cloud)) == cloud.hub.scope.wanted("gw-1")[WEB]
+    assert (WEB, "gw-1") in [(key, node) for node, key in cloud.changes]
+
+    old = [{"type": "example.com/lb", "status": "False"}, {"type": "Ready", "status": "True"}]
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 1, phase="Running", conditions=old)])
+    found = {c["type"]: c["status"] for c in (await shown(cloud))["conditions"]}
+    assert found == {"example.com/lb": "True", "example.com/other": "True", "Ready": "True"}
 
 
 async def tell(cloud: Cloud, seq: int, kind: str, node_name: str = "gw-1", **body: Any) -> None:

@@ -141,6 +141,41 @@ async def test_a_pod_that_finished_before_the_disk_was_wiped_comes_finished(edge
     assert edge.replica.held() == {WEB: canonical.digest(pod())}
 
 
+async def test_a_pod_that_the_cloud_calls_failed_is_failed_here_and_one_that_ended_here_keeps_its_words(
+    edge: Edge,
+) -> None:  # POD-16
+    await edge.apply(change(WEB, pod()))
+    await edge.say("web", phase="Running", containerStatuses=[])
+    failed = {"phase": "Failed", "reason": "NodeLost"}
+
+    await edge.apply(change(WEB, pod(status=failed, told={"phase": "Failed"})))
+    assert edge.pod()["status"] == failed
+    assert "told" not in edge.pod()
+    assert edge.replica.held() == {WEB: canonical.digest(pod(told={"phase": "Failed"}))}
+
+    await edge.say("web", phase="Failed", reason="NodeLost", message="ended here")
+    tellings: tuple[dict[str, Any], ...] = ({"told": {"phase": "Failed"}}, {})
+    for told in tellings:
+        await edge.apply(change(WEB, pod(status=failed, **told)))
+        assert edge.pod()["status"]["message"] == "ended here"
+
+
+async def test_conditions_of_readiness_gates_are_the_clouds_and_the_others_are_ours(edge: Edge) -> None:  # POD-16
+    gated: dict[str, Any] = {"spec": {"readinessGates": [{"conditionType": "lb"}]}}
+    up, ready = {"type": "lb", "status": "True"}, {"type": "Ready", "status": "False"}
+
+    await edge.apply(change(WEB, pod(**gated, told={"conditions": [up]})))
+    assert edge.pod()["status"] == {"conditions": [up]}
+
+    await edge.say("web", phase="Running", conditions=[ready, up])
+    down = {**up, "status": "False"}
+    await edge.apply(change(WEB, pod(**gated, told={"conditions": [down]})))
+    assert edge.pod()["status"] == {"phase": "Running", "conditions": [ready, down]}
+
+    await edge.apply(change(WEB, pod(**gated)))
+    assert edge.pod()["status"]["conditions"] == [ready]
+
+
 async def test_a_mirror_is_known_and_leaves_the_static_pod_as_it_is(edge: Edge) -> None:
     static = pod("h1")
     await edge.db.tx(lambda tx: edge.store.put(tx, POD, static))
