@@ -4,12 +4,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgecore.pods import specs
+from edgecore.pods import security, specs
 from edgecore.pods.seen import Ended
 from edgecore.pods.specs import Json
+from edgecore.pods.unready import Unready
+from kubeapi.pod_defaults import qos_class
 from kubeapi.quantities import BadQuantity, milli, units
 
 MEASURED = {"cpu": milli, "memory": units, "ephemeral-storage": units}
+CRITICAL_PRIORITY = 2_000_000_000
+MEMORY_PRESSURE, DISK_PRESSURE = PRESSURES = ("MemoryPressure", "DiskPressure")
 REASONS = {"cpu": "OutOfcpu", "memory": "OutOfmemory", "ephemeral-storage": "OutOfephemeral-storage"}
 
 
@@ -20,14 +24,16 @@ class NodeRoomLeft:
     name: str
     labels: Mapping[str, str]
     allocatable: Mapping[str, int]
+    pressures: frozenset[str] = frozenset()  # of which this node runs dry now
 
 
 def refusal(pod: Json, others: Iterable[Json], node: NodeRoomLeft) -> Ended | None:
     """Say why ``pod`` cannot run beside ``others`` (pods of this node that have not ended); None: it can."""
     others = list(others)
-    system = (pod["spec"].get("os") or {}).get("name", "linux")
-    if system != "linux":
-        return Ended("PodOSNotSupported", f"Failed to admit pod as the OS field doesn't match node OS: {system}")
+    if (forbidden := _forbidden(pod)) is not None:
+        return forbidden
+    if dry := _pressing(pod, node):
+        return Ended("Evicted", f"The node had condition: [{' '.join(dry)}]. ")
     if not selected(pod, node):
         return Ended("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")
     if clash := _port_clash(pod, others):
@@ -35,6 +41,34 @@ def refusal(pod: Json, others: Iterable[Json], node: NodeRoomLeft) -> Ended | No
     if len(others) + 1 > node.allocatable.get("pods", 0):
         return _lacks("pods", 1, len(others), node.allocatable.get("pods", 0), "OutOfpods")
     return _out_of(pod, others, node)
+
+
+def _forbidden(pod: Json) -> Ended | None:
+    """What no time and no other pod's end makes possible here."""
+    spec = pod["spec"]
+    system = (spec.get("os") or {}).get("name", "linux")
+    if system != "linux":
+        return Ended("PodOSNotSupported", f"Failed to admit pod as the OS field doesn't match node OS: {system}")
+    try:
+        security.sysctls(spec)
+    except Unready as error:
+        return Ended(error.reason, error.message)
+    for owner in (spec, *(container for _, container in specs.every_container(pod))):
+        context = owner.get("securityContext") or {}
+        if (context.get("appArmorProfile") or {}).get("type") == "Localhost":
+            return Ended("AppArmor", "Cannot enforce AppArmor: this node loads no profiles of its own")
+    if (spec.get("securityContext") or {}).get("supplementalGroupsPolicy") == "Strict":
+        text = "SupplementalGroupsPolicy=Strict is not supported in this node"
+        return Ended("SupplementalGroupsPolicyNotSupported", text)
+    return None
+
+
+def _pressing(pod: Json, node: NodeRoomLeft) -> list[str]:
+    """Conditions of the node under which this pod may not begin; a critical or a static pod may always."""
+    if specs.is_static(pod) or int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY:
+        return []
+    modest = qos_class(pod["spec"]) != "BestEffort"
+    return [name for name in PRESSURES if name in node.pressures and not (name == MEMORY_PRESSURE and modest)]
 
 
 def _out_of(pod: Json, others: list[Json], node: NodeRoomLeft) -> Ended | None:

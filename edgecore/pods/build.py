@@ -120,7 +120,7 @@ class Builder:
     ) -> ContainerConfig:
         """Return the container as the runtime takes it; writes its /etc/hosts and termination log. Raises Unready."""
         facts = self._facts()
-        cgroups.weigh(pod, self._objects.list("pods", None))
+        cgroups.weigh(pod, self._every_pod())
         variables = self._variables(pod, container, facts, ips)
         command, args = environment.command(container, variables)
         mounts = containers.volume_mounts(pod, container, variables, self.volumes)
@@ -152,6 +152,7 @@ class Builder:
 
     def resources(self, pod: Json, container: Json) -> Resources:
         """Return the container's limits, for a change of them while it runs. Raises Unready."""
+        cgroups.weigh(pod, self._every_pod())
         return resources.of_container(pod, container, self._facts().memory_bytes)
 
     async def refresh(self, pod: Json) -> None:
@@ -179,6 +180,9 @@ class Builder:
     def orphans(self) -> set[str]:
         """Return the uids of pods that have left something on this node."""
         return self.dirs.uids()
+
+    def _every_pod(self) -> Iterator[Json]:
+        yield from self._objects.list("pods", None)
 
     def _variables(self, pod: Json, container: Json, facts: NodeFacts, ips: tuple[str, ...]) -> dict[str, str]:
         services = environment.services_of(pod, self._objects, self._api)

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from edgecore.pods import marks, specs
+from edgecore.pods import marks, resize, specs
+from edgecore.pods.admission import NodeRoomLeft, refusal
 from edgecore.pods.endings import Endings
 from edgecore.pods.entry import Entry
 from edgecore.pods.events import PodEvents
@@ -36,8 +37,6 @@ STUCK_S = 5.0  # before the same steps are tried again
 FAILED_S = 60.0  # before a pod is tried again that made us fail
 STRAY_S = 60.0  # how long a stranger with our mark must be unknown to a cloud that has told us everything (POD-2)
 
-Admit = Callable[[Json, list[Json]], Ended | None]
-
 
 class PodController:
     """All pods of this node. ``synced``: whether the cloud has told this disk what belongs here."""
@@ -55,12 +54,12 @@ class PodController:
         events: PodEvents,
         timers: Timers,
         clock: Clock,
-        admit: Admit,
+        room: Callable[[], NodeRoomLeft],
         synced: Callable[[], bool],
     ) -> None:
         self._store, self._runtime, self._observer, self._executor = store, runtime, observer, executor
         self._reporter, self._probes, self._writer, self.events = reporter, probes, writer, events
-        self._timers, self._clock, self._admit, self._synced = timers, clock, admit, synced
+        self._timers, self._clock, self._room, self._synced = timers, clock, room, synced
         self.entries: dict[str, Entry] = {}
         self.away = "not looked at yet"  # why the runtime cannot be used; "" while it can
         self.looked_at_s = float("-inf")  # last full look
@@ -144,6 +143,10 @@ class PodController:
         """Every pod that has not ended, with its object."""
         found = ((entry, self.pod_of(entry)) for entry in self.entries.values())
         return [(e, p) for e, p in found if p is not None and e.memory.admitted and not self._is_over(e, p)]
+
+    def _beside(self, entry: Entry) -> list[Json]:
+        """The other pods, with what they have been promised."""
+        return [resize.as_promised(other, e.memory) for e, other in self.running() if e is not entry]
 
     # what happens around us
 
@@ -350,13 +353,15 @@ class PodController:
                 memory.stop_by_s = by_s if memory.stop_by_s is None else min(by_s, memory.stop_by_s)
             return
         if not memory.admitted and memory.ended is None:
-            others = [other for e, other in self.running() if e is not entry]
-            refused = self._admit(pod, others)
+            refused = refusal(pod, self._beside(entry), self._room())
             if refused is not None:
                 self.endings.refused(pod, refused)
                 memory.ended = refused
             memory.admitted = refused is None
             self._reporter.begin(entry)
+        seen, beside = self._observer.of(entry.uid), partial(self._beside, entry)
+        if memory.admitted and memory.ended is None and resize.decide(pod, memory, seen, beside, self._room):
+            self.endings.not_resized(pod, memory)
         if (over := self.endings.over_deadline(pod, memory, now_s)) is not None:
             self.end(entry, over, grace_s=specs.grace_s(pod))
 

@@ -15,6 +15,12 @@ class Endings:
     def refused(self, pod: Json, ended: Ended) -> None:
         self._events.say(pod, "Warning", ended.reason, ended.message)
 
+    def not_resized(self, pod: Json, memory: Memory) -> None:
+        """Other resources cannot be promised (now)."""
+        if memory.resize is not None:
+            reason, message = memory.resize
+            self._events.say(pod, "Warning", f"Resize{reason}", message)
+
     def over_deadline(self, pod: Json, memory: Memory, now_s: float) -> Ended | None:
         """DeadlineExceeded when the pod has run longer than it may, by the monotonic clock (POD-8)."""
         limit = pod["spec"].get("activeDeadlineSeconds")

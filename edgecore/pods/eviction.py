@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 from edgecore.pods import specs
-from edgecore.pods.admission import requested
+from edgecore.pods.admission import CRITICAL_PRIORITY, requested
 from edgecore.pods.seen import Ended
 from edgecore.pods.specs import Json
 
 MEMORY, DISK = "memory", "ephemeral-storage"
-CRITICAL_PRIORITY = 2_000_000_000
 MEBI = 1 << 20
 
 

@@ -10,12 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from edgecore.pods import marks, specs
+from edgecore.pods import marks, resize, specs
 from edgecore.pods.entry import Entry
 from edgecore.pods.events import PodEvents
 from edgecore.pods.observer import Observer
-from edgecore.pods.plan import Forget, Remove, RemoveSandbox, RunSandbox, Start, Step, Stop, StopSandbox
-from edgecore.pods.runtime import ContainerConfig, ContainerRuntime, Image, RuntimeAway, RuntimeRefused, SandboxConfig
+from edgecore.pods.plan import Forget, Remove, RemoveSandbox, Resize, RunSandbox, Start, Step, Stop, StopSandbox
+from edgecore.pods.runtime import (
+    ContainerConfig,
+    ContainerRuntime,
+    Image,
+    Resources,
+    RuntimeAway,
+    RuntimeRefused,
+    SandboxConfig,
+)
 from edgecore.pods.seen import Held, Kill, Waiting
 from edgecore.pods.specs import Json
 from edgecore.pods.unready import Unready
@@ -39,6 +47,7 @@ class Builder(Protocol):
     def container(
         self, pod: Json, container: Json, *, attempt: int, image: Image, ips: tuple[str, ...], sandbox: SandboxConfig
     ) -> ContainerConfig: ...
+    def resources(self, pod: Json, container: Json) -> Resources: ...
     async def refresh(self, pod: Json) -> None: ...
     async def forget(self, uid: str) -> None: ...
     def orphans(self) -> set[str]: ...
@@ -90,6 +99,8 @@ class Executor:
                 self._observer.removed(entry.uid, sandbox_id)
             case Remove(container_id):
                 await self._remove(entry, container_id)
+            case Resize():
+                await self._resize(entry, pod, step)
             case Forget():
                 await self._forget(entry)
 
@@ -156,7 +167,8 @@ class Executor:
             sandbox = self._observer.of(entry.uid).live_sandbox()
         if found is None or sandbox is None:
             return
-        container, held = found[1], entry.memory.held(step.name)
+        pod = resize.as_promised(pod, entry.memory)
+        container, held = resize.promised(found[1], entry.memory), entry.memory.held(step.name)
         try:
             await self._prepare(entry, pod)
             image = await self._unless_hurried(entry, self._builder.ensure_image(pod, container))
@@ -229,6 +241,7 @@ class Executor:
             started=not container.get("startupProbe"),
             ready=not container.get("readinessProbe"),
             now_s=self._clock.now_s(),
+            given=resize.resources_of(container),
         )
 
     def _container_waits(self, held: Held, reason: str, message: str, retry_s: float | None) -> None:
@@ -245,6 +258,23 @@ class Executor:
             with suppress(OSError):
                 for file in path.parent.glob(f"{path.name}*"):
                     file.unlink(missing_ok=True)
+
+    async def _resize(self, entry: Entry, pod: Json, step: Resize) -> None:
+        found, memory = specs.find(pod, step.name), entry.memory
+        if found is None:
+            return
+        wanted = memory.held(step.name).promised
+        pod, container = resize.as_promised(pod, memory), resize.promised(found[1], memory)
+        try:
+            limits = self._builder.resources(pod, container)
+            async with self._slots:
+                await self._runtime.update_resources(step.id, limits)
+        except (Unready, RuntimeRefused) as error:
+            memory.resize_failed, memory.resize_at_s = str(error), self._clock.now_s() + resize.RETRY_S
+            self._events.say(pod, "Warning", "ResizeError", f"Resize failed: {error}", container=step.name)
+        else:
+            memory.resize_failed, memory.held(step.name).given = "", wanted
+            self._events.say(pod, "Normal", "ResizeCompleted", f"Resized container {step.name}", container=step.name)
 
     async def _forget(self, entry: Entry) -> None:
         try:

@@ -2,14 +2,22 @@
 
 from typing import Any
 
-from edgecore.pods import specs
+from edgecore.pods import resize, specs
 from edgecore.pods.seen import Memory
 from edgecore.pods.specs import Json
 from edgecore.pods.statuses import Looked, container_statuses
 from kubeapi.pod_defaults import qos_class
 from proto.told import gate_conditions, gates
 
-OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+OWN_CONDITIONS = (
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    resize.PENDING,
+    resize.IN_PROGRESS,
+)
 PENDING, RUNNING, SUCCEEDED, FAILED = "Pending", "Running", "Succeeded", "Failed"
 
 
@@ -118,6 +126,7 @@ def _conditions(look: Looked, found: str, init: list[Json], main: list[Json], ip
         _ready(pod, containers_ready),
         {**containers_ready, "type": "ContainersReady"},
         _condition("PodScheduled", True),
+        *resize.conditions(look.memory, look.seen),
     ]
     old = {item.get("type"): item for item in look.before.get("conditions") or []}
     others = gates(pod)

@@ -5,7 +5,7 @@ Asked again after each step and at ``wake_s``; the same input gives the same pla
 
 from dataclasses import dataclass, field
 
-from edgecore.pods import specs
+from edgecore.pods import resize, specs
 from edgecore.pods.marks import SPEC_HASH, spec_hash
 from edgecore.pods.runtime import Container, Sandbox, State
 from edgecore.pods.seen import ALIVE, Held, Memory, Seen
@@ -60,7 +60,15 @@ class Forget:
     """Nothing of the pod runs: drop its volumes and say so."""
 
 
-Step = RunSandbox | StopSandbox | RemoveSandbox | Start | Stop | Remove | Forget
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Give a running container the resources that it was promised."""
+
+    id: str
+    name: str
+
+
+Step = RunSandbox | StopSandbox | RemoveSandbox | Start | Stop | Remove | Forget | Resize
 
 
 @dataclass(slots=True)
@@ -155,6 +163,8 @@ def _run(look: _Look) -> None:
     deadline = look.pod["spec"].get("activeDeadlineSeconds")
     if deadline is not None and look.memory.active_since_s is not None:
         look.out.wake(look.memory.active_since_s + float(deadline))
+    if look.memory.resize is not None and look.memory.resize.reason == resize.DEFERRED:
+        look.out.wake(look.now_s + resize.RETRY_S)
     if look.sandbox is None:
         _new_sandbox(look)
         return
@@ -233,6 +243,11 @@ def _check_running(look: _Look, container: Json, now: Container, held: Held) -> 
     elif held.kill is not None and held.kill.container_id == now.id:
         grace_s = specs.grace_s(look.pod) if held.kill.grace_s is None else held.kill.grace_s
         _stop(look, now, look.now_s + grace_s, held.kill.message)
+    elif resize.lacking(look.memory, now):
+        if look.memory.resize_at_s > look.now_s:
+            look.out.wake(look.memory.resize_at_s)
+        else:
+            look.out.steps.append(Resize(now.id, now.name))
 
 
 def _start(look: _Look, container: Json, now: Container | None) -> None:

@@ -37,6 +37,8 @@ class Reporter:
         if not status.get("startTime"):
             return
         memory.start_time = status["startTime"]
+        for one in statuses_in(status):
+            memory.held(one["name"]).promised = one.get("resources") if one.get("containerID") else None
         memory.admitted = any(one.get("containerID") for one in statuses_in(status))
         record = self._writer.records.get(entry.uid)
         now_s = self._clock.now_s()
@@ -107,6 +109,7 @@ class Reporter:
             started=bool(said.get("started")) or not container.get("startupProbe"),
             ready=bool(said.get("ready")) or not container.get("readinessProbe"),
             now_s=self._clock.now_s(),
+            given=said.get("resources"),
         )
 
     def _lost(self, entry: Entry, name: str, status: Json) -> None:

@@ -28,7 +28,6 @@ from edgecore.pods.probes import Probes
 from edgecore.pods.reclaim import Reclaimer
 from edgecore.pods.reporting import Reporter
 from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused
-from edgecore.pods.seen import Ended
 from edgecore.pods.settings import PodsSettings
 from edgecore.pods.specs import Json
 from edgecore.pods.static import StaticPods
@@ -277,7 +276,7 @@ class PodRoom:
             events=self.events,
             timers=self.timers,
             clock=clock,
-            admit=self._admit,
+            room=self._room_left,
             synced=around.synced,
         )
         limits = Limits(settings.image_gc_high_percent, settings.image_gc_low_percent, settings.image_min_age_s)
@@ -310,10 +309,12 @@ class PodRoom:
         sandbox = self.observer.of(pod["metadata"]["uid"]).newest_sandbox()
         return sandbox.ips[0] if sandbox is not None and sandbox.ips else "127.0.0.1"
 
-    def _admit(self, pod: Json, others: list[Json]) -> Ended | None:
-        facts = self._around.facts()
+    def _room_left(self) -> admission.NodeRoomLeft:
+        facts, settings = self._around.facts(), self._settings
         allocatable = {**self._around.allocatable(), "pods": self._settings.max_pods}
-        return admission.refusal(pod, others, admission.NodeRoomLeft(facts.name, facts.labels, allocatable))
+        thresholds = zip(self._around.free(), (settings.evict_memory_bytes, settings.evict_disk_bytes), strict=True)
+        dry = [name for name, (free, least) in zip(admission.PRESSURES, thresholds, strict=True) if free < least]
+        return admission.NodeRoomLeft(facts.name, facts.labels, allocatable, frozenset(dry))
 
     async def _watch_health(self, name: str) -> None:
         """Ask the runtime how it is; its name and version are asked again after it was away."""

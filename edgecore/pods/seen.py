@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from edgecore.pods.backoff import CrashBackoff
 from edgecore.pods.runtime import Container, Sandbox, State
+from edgecore.pods.specs import Json
 
 ALIVE = (State.RUNNING, State.UNKNOWN)
 
@@ -70,14 +71,17 @@ class Held:
     retry_at_s: float = float("-inf")  # of such an attempt
     kill: Kill | None = None
     least_attempt: int = 0  # the runtime lost earlier ones that the status still tells of
-    container_id: str = ""  # which container the next three are about
+    container_id: str = ""  # which container started, ready, started_at_s and given are about
     started: bool = False  # its startup probe passed, or it has none
     ready: bool = False
     started_at_s: float = 0.0  # monotonic; of an adopted one: when it was found
+    promised: Json | None = None  # requests and limits that this node has agreed to
+    given: Json | None = None  # those that the container of ``container_id`` has
 
-    def about(self, container_id: str, *, started: bool, ready: bool, now_s: float) -> None:
+    def about(self, container_id: str, *, started: bool, ready: bool, now_s: float, given: Json | None = None) -> None:
         """Begin anew for another container."""
         self.container_id, self.started, self.ready, self.started_at_s = container_id, started, ready, now_s
+        self.given = given
 
 
 @dataclass(slots=True)
@@ -90,6 +94,9 @@ class Memory:
     trouble: Waiting | None = None  # volumes or sandbox could not be made
     retry_at_s: float = float("-inf")
     sandbox_failures: int = 0  # in a row; each may have left a sandbox of its attempt behind
+    resize: Waiting | None = None  # why other resources cannot be promised now
+    resize_failed: str = ""  # why the runtime did not take them
+    resize_at_s: float = float("-inf")  # of the next try
     stopping: dict[str, float] = field(default_factory=dict)  # container id -> by when (monotonic) it must be gone
     stop_by_s: float | None = None  # the pod is being deleted
     end_by_s: float | None = None  # the pod was ended, or only its sidecars are left

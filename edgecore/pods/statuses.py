@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from edgecore.pods import specs
+from edgecore.pods import resize, specs
 from edgecore.pods.backoff import shown
 from edgecore.pods.marks import IMAGE
 from edgecore.pods.plan import restarts
@@ -68,6 +68,7 @@ def container_status(look: Looked, container: Json, *, of_init: bool = False) ->
         "started": running and about and held.started,
     }
     if now is not None:
+        out |= resize.shown(container, look.memory, running=running and about)
         out["containerID"] = f"{look.runtime}://{now.id}"
     return out
 

@@ -1,6 +1,7 @@
 """Admission, eviction, events, timers and the one sentence for people, as tables."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,11 @@ def needs(operator: str, *values: str, key: str = "site") -> Json:
         (pod("p", container(ports=[{"containerPort": 1, "hostPort": 8080}])), "NodePorts"),
         (pod("p", container(ports=[{"containerPort": 1, "hostPort": 8080, "protocol": "UDP"}])), ""),
         (pod("p", container(ports=[{"containerPort": 8080}]), hostNetwork=True), "NodePorts"),
+        (pod("p", securityContext={"sysctls": [{"name": "vm.swappiness", "value": "1"}]}), "SysctlForbidden"),
+        (pod("p", securityContext={"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]}), ""),
+        (pod("p", container(securityContext={"appArmorProfile": {"type": "Localhost"}})), "AppArmor"),
+        (pod("p", securityContext={"appArmorProfile": {"type": "RuntimeDefault"}}), ""),
+        (pod("p", securityContext={"supplementalGroupsPolicy": "Strict"}), "SupplementalGroupsPolicyNotSupported"),
     ],
 )
 def test_what_a_node_refuses_and_why(wanted: Json, reason: str) -> None:
@@ -58,6 +64,24 @@ def test_what_a_node_refuses_and_why(wanted: Json, reason: str) -> None:
     refused = refusal(wanted, [there], ROOM)
 
     assert (refused.reason if refused else "") == reason
+
+
+@pytest.mark.parametrize(
+    ("wanted", "dry", "refused"),
+    [
+        (pod("p"), {"DiskPressure"}, True),
+        (pod("p"), {"MemoryPressure"}, True),
+        (pod("p", asks("1")), {"MemoryPressure"}, False),
+        (pod("p", asks("1")), {"MemoryPressure", "DiskPressure"}, True),
+        (pod("p", priority=2_000_000_000), {"DiskPressure"}, False),
+        (pod("p"), set(), False),
+    ],
+)
+def test_a_node_that_runs_dry_takes_no_more_but_critical_pods(wanted: Json, dry: set[str], refused: bool) -> None:
+    """POD-13, POD-15."""
+    found = refusal(wanted, [], replace(ROOM, pressures=frozenset(dry)))
+
+    assert (found is not None and found.reason == "Evicted") is refused
 
 
 def test_a_full_node_refuses_one_more() -> None:

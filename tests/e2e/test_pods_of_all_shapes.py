@@ -1,0 +1,121 @@
+"""Pods on a real containerd, beyond the plain ones: resized, refused, probed from the host, ended in every order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgecore.pods.settings import PodsSettings
+from tests.kit.containerd import Host
+from tests.kit.pods import PodWorld, container, pod, world
+from tests.kit.wait import eventually
+
+Json = dict[str, Any]
+LIMIT = ("sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null")
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    one = Host(tmp_path_factory.mktemp("host") / "h")
+
+    async def start() -> None:
+        await one.open()
+        await one.start()
+
+    try:
+        asyncio.run(start())
+        yield one
+    finally:
+        asyncio.run(one.close())
+
+
+@pytest.fixture
+async def node(host: Host, tmp_path: Path) -> AsyncIterator[PodWorld]:
+    async with world(tmp_path / "edge") as one:
+        one.begin(settings(host))
+        yield one
+        await one.empty()
+
+
+def settings(host: Host, **more: Any) -> PodsSettings:
+    return PodsSettings(runtime="cri", cri_socket=str(host.socket), **more)
+
+
+def sized(cpu: str, ram: str, *policy: str) -> Json:
+    resources = {"requests": {"cpu": cpu, "memory": ram}, "limits": {"cpu": cpu, "memory": ram}}
+    restarting = [{"resourceName": name, "restartPolicy": "RestartContainer"} for name in policy]
+    return container(resources=resources, resizePolicy=restarting)
+
+
+async def limit(node: PodWorld, name: str) -> int:
+    """The memory limit that the kernel keeps for the first container."""
+    container_id = node.state(name)["containerID"].partition("://")[2]
+    assert node.room.runtime is not None
+    return int((await node.room.runtime.exec_sync(container_id, LIMIT, 5)).stdout)
+
+
+def resizing(node: PodWorld, name: str) -> list[tuple[str, str]]:
+    found = node.status(name)["conditions"]
+    return [(c["type"], c.get("reason", "")) for c in found if "Resize" in c["type"]]
+
+
+async def test_a_pod_is_resized_while_it_runs_and_a_new_process_knows_it(host: Host, node: PodWorld) -> None:
+    """POD-17."""
+    await node.put(pod("grows", sized("100m", "32Mi")))
+    await node.ready("grows")
+    before = node.state("grows")["containerID"]
+    assert (await limit(node, "grows"), node.state("grows")["resources"]["limits"]["memory"]) == (32 << 20, "32Mi")
+
+    await node.put(pod("grows", sized("200m", "64Mi")))
+    await eventually(lambda: node.state("grows")["resources"]["limits"] == {"cpu": "200m", "memory": "64Mi"})
+    assert await limit(node, "grows") == 64 << 20
+    assert node.state("grows")["allocatedResources"] == {"cpu": "200m", "memory": "64Mi"}
+
+    await node.end()
+    await node.open()
+    await node.put(pod("grows", sized("300m", "96Mi")))  # it arrives while nobody looks
+    node.begin(settings(host))
+    await eventually(lambda: node.state("grows")["resources"]["limits"]["memory"] == "96Mi")
+
+    assert await limit(node, "grows") == 96 << 20
+    assert (node.state("grows")["containerID"], node.state("grows")["restartCount"]) == (before, 0)
+    assert resizing(node, "grows") == []
+
+
+async def test_a_resize_that_wants_a_restart_or_has_no_room(node: PodWorld) -> None:
+    """POD-17."""
+    await node.put(pod("again", sized("100m", "32Mi", "memory")))
+    await node.ready("again")
+
+    await node.put(pod("again", sized("100m", "48Mi", "memory")))
+    await eventually(lambda: node.state("again")["restartCount"] == 1 and node.is_ready("again"))
+    assert (await limit(node, "again"), resizing(node, "again")) == (48 << 20, [])
+
+    await node.put(pod("again", sized("64", "48Mi", "memory")))
+    await eventually(lambda: resizing(node, "again") == [("PodResizePending", "Infeasible")])
+    assert node.state("again")["resources"]["limits"]["cpu"] == "100m"
+    assert [e["message"] for e in node.events("ResizeInfeasible")] == [
+        "Node didn't have enough capacity: cpu, requested: 64000, capacity: 4000"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason", "said"),
+    [
+        ({"sysctls": [{"name": "vm.swappiness", "value": "1"}]}, "SysctlForbidden", "vm.swappiness"),
+        ({"appArmorProfile": {"type": "Localhost", "localhostProfile": "x"}}, "AppArmor", "AppArmor"),
+    ],
+)
+async def test_what_can_never_run_here_is_failed_with_its_reason(
+    node: PodWorld, wanted: Json, reason: str, said: str
+) -> None:
+    """POD-13."""
+    await node.put(pod("never", securityContext=wanted))
+    status = await node.phase("never", "Failed", 5)
+
+    assert (status["reason"], said in status["message"]) == (reason, True)
+    assert await eventually(lambda: node.events(reason))
+    assert node.room.runtime is not None
+    assert [s for s in await node.room.runtime.sandboxes() if s.name == "never"] == []
