@@ -4,7 +4,7 @@ The only place that knows how they fit together; the rules are in the modules be
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from edgecore.data_dir import DataDir

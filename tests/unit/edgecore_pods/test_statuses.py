@@ -192,13 +192,24 @@ def test_an_unready_container_makes_the_pod_unready_by_name() -> None:
 )
 def test_readiness_gates_are_asked_and_conditions_of_others_stay(gate: str | None, expected: str) -> None:
     """POD-10."""
-    before = {"conditions": [{"type": "lb", "status": gate, "lastTransitionTime": "x"}] if gate else []}
+    told = {"conditions": [{"type": "lb", "status": gate, "lastTransitionTime": "x"}] if gate else []}
+    wanted = {**pod("web", A, readinessGates=[{"conditionType": "lb"}]), "status": told}
+    stale = {"conditions": [{"type": "lb", "status": "Unknown", "lastTransitionTime": "x"}]}
 
-    found = status(pod("web", A, readinessGates=[{"conditionType": "lb"}]), seen(box(), made(A)), before=before)
+    found = status(wanted, seen(box(), made(A)), before=stale)
     ready = next(c for c in found["conditions"] if c["type"] == "Ready")
 
     assert ready.get("message", "") == expected
-    assert [c for c in found["conditions"] if c["type"] == "lb"] == before["conditions"]
+    assert [c for c in found["conditions"] if c["type"] == "lb"] == told["conditions"]
+
+
+def test_conditions_that_others_set_and_no_gate_names_stay() -> None:
+    """POD-10."""
+    others = {"type": "example.com/checked", "status": "True", "lastTransitionTime": "x"}
+
+    found = status(pod("web", A), seen(box(), made(A)), before={"conditions": [others]})
+
+    assert others in found["conditions"]
 
 
 def test_a_condition_keeps_its_transition_time_while_its_status_stays() -> None:
