@@ -14,6 +14,10 @@ KIND, RESULT = "write", "write-result"  # of the messages
 APPLIED, CONFLICT, REFUSED = "applied", "conflict", "refused"
 CREATE, PATCH, DELETE = "create", "patch", "delete"
 ADMIN_GROUP = "skerry:node-admins"
+# Groups that no node writes: who may do what, which kinds there are, who is trusted.
+CLOUD_ONLY = frozenset(
+    {"rbac.authorization.k8s.io", "apiextensions.k8s.io", "certificates.k8s.io", "admissionregistration.k8s.io"}
+)
 MAX_NAME = 64  # of a common name (RFC 5280 ub-common-name): the longest node names lose their end
 
 Json = dict[str, Any]

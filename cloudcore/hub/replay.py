@@ -30,6 +30,8 @@ ATTEMPTS = 5  # somebody else writes the same object at the same time
 MAX_FIELDS = 20  # named in a message
 CONFLICTS = Kind(conflicts.GROUP, conflicts.VERSION, conflicts.PLURAL, conflicts.KIND)
 SCHEDULED_AT = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+# The rest is the API server's: some answer a resourceVersion here with 500, which is asked again for ever.
+OWN_METADATA = ("name", "namespace", "labels", "annotations", "ownerReferences", "finalizers")
 SUBRESOURCES = ("", "status", "ephemeralcontainers")
 log = Logger("replay")
 
@@ -104,6 +106,7 @@ class Replay:
 
     async def _made(self, node: str, write: Write, kind: Kind, key: ObjectKey) -> Json | None:
         """Make the write; return the object as it is now. Raises Clashed, Denied, ApiRefused, ApiUnavailable."""
+        self._rights.check_kind(write, key)
         await self._rights.check_user(node, write, kind, key)
         make = {writes.CREATE: self._create, writes.PATCH: self._patch, writes.DELETE: self._delete}[write.verb]
         for _ in range(ATTEMPTS):
@@ -130,8 +133,8 @@ class Replay:
             return await self._mark(node, write, kind, key, theirs)
         self._rights.check_target(node, write, None)
         body = await self._with_cloud_uids(node, write)
-        await self._rights.check_pods(node, key.namespace, None, body)
-        metadata = dict(body["metadata"])
+        await self._rights.check_content(node, key, None, body)
+        metadata = {k: v for k, v in body["metadata"].items() if k in OWN_METADATA}
         metadata["annotations"] = {**(metadata.get("annotations") or {}), writes.mark_of(node): writes.mark(write)}
         return await self._client.create(kind, key.namespace, {**body, "metadata": metadata})
 
@@ -143,7 +146,8 @@ class Replay:
         merged, clashes = merge(write.base, write.mine, theirs)
         if clashes:
             raise Clashed("FieldChanged", f"changed in the cloud, too{_named(clashes)}")
-        await self._rights.check_pods(node, key.namespace, theirs, merged)
+        merged |= {"apiVersion": theirs["apiVersion"], "kind": theirs["kind"]}
+        await self._rights.check_content(node, key, theirs, merged)
         change = diff(theirs, merged)
         if write.subresource:
             if not change:
@@ -239,6 +243,9 @@ def _kind(write: Write, key: ObjectKey) -> Kind:
     mine = write.mine.get("metadata") or {}
     if write.verb == writes.CREATE and (mine.get("name"), mine.get("namespace") or "") != (key.name, key.namespace):
         raise MalformedMessage(f"write {write.seq} of {key} creates something else")
+    said = write.mine.get("apiVersion"), write.mine.get("kind")
+    if write.verb == writes.CREATE and said != (write.api_version, write.kind):
+        raise MalformedMessage(f"write {write.seq} of {key} creates another kind")
     return Kind(group, version, key.plural, write.kind, bool(key.namespace))
 
 

@@ -116,6 +116,15 @@ class Scope:
         """Whether ``node`` is entitled to the object ``key``, if there is one."""
         return self._graph.holds(node, key)
 
+    def holders(self, key: str) -> set[str]:
+        """Return the nodes that are entitled to the object ``key``; EVERY may be among them."""
+        return set(self._graph.holders(key))
+
+    def kind(self, key: str) -> Kind | None:
+        """Return the kind of the object ``key``, None when its kind is not read."""
+        informer, _ = self._where(key)
+        return informer.kind if informer is not None else None
+
     def find(self, key: str) -> dict[str, Any] | None:
         """Return the object as the API server has it, None when there is none or its kind is not read."""
         informer, name = self._where(key)

@@ -1,22 +1,28 @@
 """May this write of a node be made? Its user's rights, and that it concerns the node: one stolen gateway is one gateway."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from cloudcore.hub.scope import Scope
+from cloudcore.hub.scope_devices import device_node
+from cloudcore.hub.scope_pods import needs
+from cloudcore.hub.write_reach import KINDS, reached
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.errors import NotFound
-from cloudcore.kube.resources import CONFIG_MAP, SECRET, SERVICE_ACCOUNT, Kind
-from kubeapi.nodeauth import references
+from cloudcore.kube.resources import DEVICE, NAMESPACE, NODE, SECRET, SERVICE_ACCOUNT, Kind
 from proto import labels, templates, writes
-from proto.names import ObjectKey
+from proto.kit.errors import MalformedMessage
+from proto.names import ObjectKey, parse_key
 from proto.writes import Write
 
 Json = dict[str, Any]
 REVIEW = Kind("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False)
 ACCOUNT, ACCOUNTS, KNOWN = "system:serviceaccount:", "system:serviceaccounts", "system:authenticated"
 VERBS = {writes.CREATE: ("create",), writes.PATCH: ("patch", "update"), writes.DELETE: ("delete", "deletecollection")}
-REFERRED = {"secrets": SECRET, "configmaps": CONFIG_MAP, "serviceaccounts": SERVICE_ACCOUNT}
+# Beside what a node's own API takes none of: questions that cloudcore would ask with its own rights.
+CLOUD_ONLY = writes.CLOUD_ONLY | {"apiregistration.k8s.io", "authentication.k8s.io", "authorization.k8s.io"}
+CLOUD_KINDS = ((NODE.group, NODE.plural), (NAMESPACE.group, NAMESPACE.plural))
+# A cluster writes the credential of any account that such a Secret names into it, or believes what it says.
+CREDENTIALS = ("kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token")
 
 
 class Denied(Exception):
@@ -32,6 +38,15 @@ class Rights:
 
     def __init__(self, client: KubeClient, scope: Scope) -> None:
         self._client, self._scope = client, scope
+
+    def check_kind(self, write: Write, key: ObjectKey) -> None:
+        """Raise Denied for kinds that only the cloud writes: cloudcore has more rights than the user whom it stands for."""
+        if key.group in CLOUD_ONLY or (key.group, key.plural) in CLOUD_KINDS:
+            raise Denied("CloudOnly", f"{key.plural} are written in the cloud only")
+        known = self._scope.kind(write.key)
+        expected = known.kind if known is not None else KINDS.get((key.group, key.plural), write.kind)
+        if write.kind != expected:
+            raise Denied("Malformed", f"{key.plural} are of kind {expected}, not {write.kind[:80]}")
 
     async def check_user(self, node: str, write: Write, kind: Kind, key: ObjectKey) -> None:
         """Raises Denied, ApiUnavailable, NotSynced while the scope is not known."""
@@ -73,9 +88,13 @@ class Rights:
                 raise Denied("OutsideNode", text)
         elif not self.concerns(node, write.key, theirs):
             raise Denied("OutsideNode", f"{write.key} is not among the objects of node {node}")
-        elif write.user == writes.admin_of(node) and not templates.is_bound(theirs, node):
-            # Every technician has the same role: what runs at several nodes is not one gateway's to change.
-            raise Denied("SharedWorkload", f"{write.key} does not run at node {node} alone: change it in the cloud")
+        elif write.user == writes.admin_of(node) and self._is_shared(node, write.key, theirs):
+            # Every technician has the same role: what others run or read, too, is not one gateway's to change.
+            raise Denied("SharedWorkload", f"{write.key} is not of node {node} alone: change it in the cloud")
+
+    def _is_shared(self, node: str, key: str, theirs: Json) -> bool:
+        others = self._scope.holders(key) - {node}
+        return not templates.is_bound(theirs, node) or (bool(others) and not _is_labelled(theirs, node))
 
     def concerns(self, node: str, key: str, theirs: Json) -> bool:
         """Whether ``node`` may see the object: what it may not see, it is not answered with either."""
@@ -83,45 +102,58 @@ class Rights:
             return True
         return theirs.get("kind") == "Pod" and (theirs.get("spec") or {}).get("nodeName") == node
 
-    async def check_pods(self, node: str, namespace: str, old: Json | None, new: Json) -> None:
-        """Raise Denied unless the pods that ``new`` describes stay at the node and read only what is there already.
+    async def check_content(self, node: str, key: ObjectKey, old: Json | None, new: Json) -> None:
+        """Raise Denied unless what ``new`` describes stays at the node and brings along only what is there already.
 
         What is not of this node's making may describe pods for others; then its references and placing must stay.
         """
-        found = templates.pod_spec(new)
-        if found is None:
-            return
+        _check_fields(node, key, old, new)
+        found, ours = templates.pod_spec(new), _is_labelled(new, node)
         before = templates.pod_spec(old) if old is not None else None
-        ours = _is_labelled(new, node)
         if ours and not templates.is_bound(new, node):
             raise Denied("OutsideNode", f"what is made at node {node} runs at node {node} alone")
-        if before is not None and not ours and _placing(before[1]) != _placing(found[1]):
+        if found is not None and before is not None and not ours and _placing(before[1]) != _placing(found[1]):
             raise Denied("OutsideNode", "only the cloud says where these pods run")
-        known = set(_referred(before[1])) if before is not None else set()
-        for plural, name in sorted(set(_referred(found[1])) - known):
-            await self._check_reference(node, REFERRED[plural], namespace, name)
+        try:
+            added = reached(key, new) - (reached(key, old) if old is not None else set())
+        except MalformedMessage as error:
+            raise Denied("Malformed", str(error)) from error
+        for each in sorted(added):
+            await self._check_reference(node, each)
 
-    async def _check_reference(self, node: str, kind: Kind, namespace: str, name: str) -> None:
-        if self._scope.holds(node, kind.key(namespace, name)):
+    async def _check_reference(self, node: str, reference: str) -> None:
+        kind, key = self._scope.kind(reference), parse_key(reference)
+        if kind is None or self._scope.holds(node, reference):
             return
         try:
-            item = await self._client.get(kind, namespace, name)
+            item = await self._client.get(kind, key.namespace, key.name)
         except NotFound:
             item = {"metadata": {}}
-        if not _is_labelled(item, node):
-            what = f"{kind.kind} {namespace}/{name}"
-            raise Denied("OutsideNode", f"{what} is not at node {node}: a pod that is made there may not fetch it")
+        if _is_labelled(item, node):
+            return
+        if kind == SERVICE_ACCOUNT and key.name == "default":  # a pod has one; what it is pulled with is another matter
+            for need in needs(key.namespace, {"imagePullSecrets": item.get("imagePullSecrets")}):
+                if need != reference:
+                    await self._check_reference(node, need)
+            return
+        what = f"{kind.kind} {key.namespace}/{key.name}"
+        raise Denied("OutsideNode", f"{what} is not at node {node}: what is made there may not fetch it")
+
+
+def _check_fields(node: str, key: ObjectKey, old: Json | None, new: Json) -> None:
+    """Raise Denied for fields by which an object would go to another node, or become somebody's credential."""
+    if old is not None:
+        label, before = (((each.get("metadata") or {}).get("labels") or {}).get(labels.NODE) for each in (new, old))
+        if label != before and not {label, before} <= {None, node}:
+            raise Denied("OutsideNode", f"only the cloud gives an object to another node by the label {labels.NODE}")
+    if (key.group, key.plural) == (DEVICE.group, DEVICE.plural) and device_node(new) not in ("", node):
+        raise Denied("OutsideNode", f"a device that is written at node {node} stays at node {node}")
+    if (key.group, key.plural) == (SECRET.group, SECRET.plural) and new.get("type") in CREDENTIALS:
+        raise Denied("CloudOnly", f"Secrets of type {new['type']} are written in the cloud only")
 
 
 def _is_labelled(obj: Json, node: str) -> bool:
     return ((obj.get("metadata") or {}).get("labels") or {}).get(labels.NODE) == node
-
-
-def _referred(spec: Json) -> Iterator[tuple[str, str]]:
-    yield from references({"spec": spec})
-    account = spec.get("serviceAccountName") or "default"
-    if account != "default":
-        yield "serviceaccounts", str(account)
 
 
 def _placing(spec: Json) -> tuple[Any, ...]:

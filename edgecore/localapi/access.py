@@ -1,8 +1,7 @@
 """Who may do what at the node-local API: RBAC as the cloud has it, and the technician's rights on this node's own store."""
 
-from edgecore.localapi.admission import CLOUD_ONLY
 from kubeapi.access import AUTHENTICATED, Attributes
-from proto.writes import ADMIN_GROUP, admin_of
+from proto.writes import ADMIN_GROUP, CLOUD_ONLY, admin_of
 
 READ = frozenset({"get", "list", "watch"})
 REVIEWS = frozenset({"selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"})

@@ -5,15 +5,14 @@ from typing import Any
 
 from kubeapi.admission import Attempt
 from kubeapi.errors import forbidden
-from kubeapi.kinds import JOB, POD, RBAC_GROUP, SERVICE_ACCOUNT
+from kubeapi.kinds import JOB, POD, SERVICE_ACCOUNT
 from kubeapi.pod_admission import PodAdmission
 from kubeapi.store import Store
 from proto import labels, templates
 from proto.kit.backoff import Rng
+from proto.writes import CLOUD_ONLY
 
 Json = dict[str, Any]
-# who may do what, which kinds there are, who is trusted
-CLOUD_ONLY = frozenset({RBAC_GROUP, "apiextensions.k8s.io", "certificates.k8s.io", "admissionregistration.k8s.io"})
 ONE_WRITER = frozenset({"Pod", "Node", "DeviceStatus"})  # whose status edgecore itself writes
 
 

@@ -8,11 +8,14 @@ import pytest
 
 from cloudcore.hub.replay import CONFLICTS, Replay
 from cloudcore.hub.write_outcomes import Outcomes
+from cloudcore.kube.client import MERGE_PATCH
 from cloudcore.kube.errors import NotFound
 from cloudcore.kube.resources import (
     CONFIG_MAP,
     DEPLOYMENT,
+    DEVICE,
     EVENT,
+    JOB,
     POD,
     ROLE,
     ROLE_BINDING,
@@ -94,6 +97,17 @@ def pod(node: str = NODE, **spec: Any) -> Json:
         **spec,
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def owned(obj: Json, kind: Kind, name: str) -> Json:
+    ref = {"apiVersion": kind.api_version, "kind": kind.kind, "name": name, "uid": "u"}
+    return {**obj, "metadata": {**obj["metadata"], "ownerReferences": [ref]}}
+
+
+async def register(desk: Desk, node: str) -> None:
+    edge = {"name": node, "labels": {labels.EDGE_ROLE: ""}}
+    await desk.cloud.client.create(NODE_KIND, "", {"apiVersion": "v1", "kind": "Node", "metadata": edge})
+    await eventually(lambda: desk.cloud.cluster.nodes.get("", node))
 
 
 async def test_a_creation_is_made_once_however_often_it_comes(desk: Desk) -> None:  # LOCAL-10
@@ -185,9 +199,7 @@ async def test_a_node_speaks_for_nobody_elses_users(desk: Desk, user: str) -> No
 
 async def test_a_pods_account_writes_with_the_rights_that_it_has_in_the_cloud(desk: Desk) -> None:  # LOCAL-12
     client = desk.cloud.client
-    edge = {"name": NODE, "labels": {labels.EDGE_ROLE: ""}}
-    await client.create(NODE_KIND, "", {"apiVersion": "v1", "kind": "Node", "metadata": edge})
-    await eventually(lambda: desk.cloud.cluster.nodes.get("", NODE))
+    await register(desk, NODE)
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web", "namespace": "default"}}
     await client.create(SERVICE_ACCOUNT, "default", account)
     await client.create(POD, "default", pod(serviceAccountName="web", automountServiceAccountToken=True))
@@ -263,6 +275,10 @@ async def test_a_creation_without_the_nodes_label_is_refused(desk: Desk) -> None
         pod(volumes=[{"name": "v", "secret": {"secretName": "master"}}]),
         pod(serviceAccountName="root"),
         pod(imagePullSecrets=[{"name": "master"}]),
+        pod(volumes=[{"name": "v", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "master"}}}]),
+        pod(initContainers=[{"name": "i", "image": "i", "envFrom": [{"secretRef": {"name": "master"}}]}]),
+        owned(pod(), JOB, "at-gw-2"),
+        owned(pod(nodeName=None, nodeSelector={"kubernetes.io/hostname": NODE}), JOB, "at-gw-2"),
     ],
 )
 async def test_a_pod_made_at_a_node_runs_there_and_reads_what_is_there(desk: Desk, made: Json) -> None:  # LOCAL-12
@@ -283,6 +299,128 @@ async def test_a_pod_made_at_a_node_may_read_what_was_made_there(desk: Desk) -> 
     made = pod(volumes=[{"name": "v", "configMap": {"name": "a"}}])
     answer = await desk.carry(desk.write("create", POD.key("default", "p"), kind="Pod", mine=made))
     assert answer.outcome == "applied", answer
+
+
+async def test_a_debug_container_reads_only_what_is_there(desk: Desk) -> None:  # LOCAL-12
+    await desk.cloud.client.create(POD, "default", pod())
+    added = [
+        {"name": "d", "image": "i", "env": [{"name": "x", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}
+    ]
+    change: Json = {"mine": {"spec": {"ephemeralContainers": added}}, "base": {"spec": {"ephemeralContainers": None}}}
+    write = desk.write("patch", POD.key("default", "p"), kind="Pod", subresource="ephemeralcontainers", **change)
+    answer = await desk.carry(write)
+    assert (answer.outcome, answer.reason) == ("refused", "OutsideNode")
+
+
+async def test_a_pod_brings_no_pull_secrets_of_a_namespace_that_is_not_at_the_node(desk: Desk) -> None:  # LOCAL-12
+    given = {"imagePullSecrets": [{"name": "registry"}]}
+    await desk.cloud.client.patch(SERVICE_ACCOUNT, "default", "default", given, content_type=MERGE_PATCH)
+    answer = await desk.carry(desk.write("create", POD.key("default", "p"), kind="Pod", mine=pod()))
+    assert (answer.outcome, answer.reason) == ("refused", "OutsideNode")
+
+
+@pytest.mark.parametrize("change", [{"kind": "ConfigMap"}, {"kind": "Pod", "mine": {**pod(node="gw-2"), "kind": ""}}])
+async def test_a_pod_is_one_by_whatever_name_it_comes(desk: Desk, change: Json) -> None:  # LOCAL-12
+    answer = await desk.carry(desk.write("create", POD.key("default", "p"), **{"mine": pod(node="gw-2"), **change}))
+    assert (answer.outcome, answer.reason) == ("refused", "Malformed")
+
+
+async def allow(desk: Desk, group: str, plural: str, *verbs: str) -> str:
+    """Let the account of a pod at the node do more, and return its user."""
+    client = desk.cloud.client
+    await register(desk, NODE)
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "app", "namespace": "default"}}
+    await client.create(SERVICE_ACCOUNT, "default", account)
+    rules = [{"apiGroups": [group], "resources": [plural], "verbs": list(verbs)}]
+    metadata = {"name": "app", "namespace": "default"}
+    rbac = "rbac.authorization.k8s.io"
+    role = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata, "rules": rules}
+    await client.create(ROLE, "default", role)
+    bind = {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "RoleBinding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "app"},
+        "subjects": [{"kind": "ServiceAccount", "name": "app", "namespace": "default"}],
+    }
+    await client.create(ROLE_BINDING, "default", bind)
+    running_pod = pod(serviceAccountName="app")
+    running_pod["metadata"]["name"] = "app"
+    await client.create(POD, "default", running_pod)
+    await eventually(lambda: desk.cloud.hub.scope.holds(NODE, SERVICE_ACCOUNT.key("default", "app")))
+    return "system:serviceaccount:default:app"
+
+
+async def test_a_node_gives_an_account_no_secrets_to_pull_with(desk: Desk) -> None:  # LOCAL-12
+    user = await allow(desk, "", "serviceaccounts", "patch")
+    change: Json = {"mine": {"imagePullSecrets": [{"name": "master"}]}, "base": {"imagePullSecrets": None}}
+    key = SERVICE_ACCOUNT.key("default", "app")
+    answer = await desk.carry(desk.write("patch", key, kind="ServiceAccount", user=user, **change))
+    assert (answer.outcome, answer.reason) == ("refused", "OutsideNode")
+
+
+async def test_no_right_is_given_through_a_node(desk: Desk) -> None:  # LOCAL-12
+    user = await allow(desk, "rbac.authorization.k8s.io", "roles", "*")
+    version = "rbac.authorization.k8s.io/v1"
+    rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+    mine = {**config_map(), "apiVersion": version, "kind": "Role", "rules": rules}
+    mine.pop("data")
+    write = desk.write("create", ROLE.key("default", "a"), api_version=version, kind="Role", user=user, mine=mine)
+    answer = await desk.carry(write)
+    assert (answer.outcome, answer.reason) == ("refused", "CloudOnly")
+
+
+async def test_a_secret_made_at_a_node_is_nobodys_credential(desk: Desk) -> None:  # LOCAL-12
+    user = await allow(desk, "", "secrets", "create")
+    mine = {**config_map("s"), "kind": "Secret", "type": "kubernetes.io/service-account-token"}
+    mine["metadata"]["annotations"] = {"kubernetes.io/service-account.name": "root"}
+    write = desk.write("create", SECRET.key("default", "s"), kind="Secret", user=user, mine=mine)
+    answer = await desk.carry(write)
+    assert (answer.outcome, answer.reason) == ("refused", "CloudOnly")
+
+
+async def test_what_other_nodes_read_too_is_not_one_technicians_to_change(desk: Desk) -> None:  # LOCAL-12
+    shared = config_map(x="1")
+    del shared["metadata"]["labels"]
+    await desk.cloud.client.create(CONFIG_MAP, "default", shared)
+    for name, node in (("one", NODE), ("two", "gw-2")):
+        await register(desk, node)
+        reader = pod(node=node, volumes=[{"name": "v", "configMap": {"name": "a"}}])
+        reader["metadata"]["name"] = name
+        await desk.cloud.client.create(POD, "default", reader)
+    scope = desk.cloud.hub.scope
+    await eventually(lambda: scope.holders(KEY) == {NODE, "gw-2"})
+    change: Json = {"mine": {"data": {"x": "2"}}, "base": {"data": {"x": "1"}}}
+
+    answer = await desk.carry(desk.write("patch", **change))
+    assert (answer.outcome, answer.reason) == ("refused", "SharedWorkload")
+
+    await desk.cloud.client.delete(POD, "default", "two", grace_s=0)
+    await eventually(lambda: not scope.holds("gw-2", KEY))
+    assert (await desk.carry(desk.write("patch", **change))).outcome == "applied"
+
+
+async def test_a_node_sends_nothing_to_another_one_by_its_label(desk: Desk) -> None:  # LOCAL-12
+    await desk.make(x="1")
+    mine, base = ({"metadata": {"labels": {labels.NODE: node}}} for node in ("gw-2", NODE))
+    answer = await desk.carry(desk.write("patch", mine=mine, base=base))
+    assert (answer.outcome, answer.reason) == ("refused", "OutsideNode")
+
+
+async def test_a_device_made_at_a_node_stays_there(desk: Desk) -> None:  # LOCAL-12
+    metadata = config_map("d")["metadata"]
+    mine = {"apiVersion": DEVICE.api_version, "kind": "Device", "metadata": metadata, "spec": {"nodeName": "gw-2"}}
+    given = {"api_version": DEVICE.api_version, "kind": "Device", "mine": mine}
+    answer = await desk.carry(desk.write("create", DEVICE.key("default", "d"), **given))
+    assert (answer.outcome, answer.reason) == ("refused", "OutsideNode")
+
+
+async def test_what_an_api_server_says_of_an_object_is_not_taken_from_a_node(desk: Desk) -> None:
+    mine = config_map(x="1")
+    mine["metadata"] |= {"resourceVersion": "7", "uid": "u", "generation": 9}
+    answer = await desk.carry(desk.write("create", mine=mine))
+    assert answer.object
+    assert (answer.outcome, answer.object["metadata"]["uid"] != "u") == ("applied", True)
 
 
 async def test_a_node_that_takes_no_answers_holds_up_nobody(desk: Desk) -> None:
