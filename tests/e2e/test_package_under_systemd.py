@@ -1,6 +1,7 @@
 """The Debian packages on a booted system: install, run, crash, reboot and remove, as on a real gateway."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,15 @@ async def test_a_gateway_lives_from_its_packages(packages: Path) -> None:
         gateway.run("dpkg", "--purge", "skerry-edge", timeout_s=120)
         assert gateway.run("ctr", "-n", "k8s.io", "containers", "list", "-q").split() == []
         assert not (gateway.root / "var/lib/skerry/edge").exists()
+
+
+@pytest.mark.timeout(280)
+async def test_the_page_about_installing_is_followed(packages: Path) -> None:
+    page = (ROOT / "docs/install.md").read_text()
+    async with machine(wanted=("containerd.service",)) as gateway:
+        await gateway.boot()
+        install(gateway, packages)
+        await active(gateway, "cloudcore")
+        token = gateway.run("cloudcore", "token", "create", "--node", "gw-1").split()[-1]
+        for script in re.findall(r"^```sh machine\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+            gateway.run("env", f"TOKEN={token}", "CLOUD_HOST=127.0.0.1", "bash", "-euc", script, timeout_s=120)
