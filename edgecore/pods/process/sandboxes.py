@@ -26,7 +26,14 @@ STOP_S = 30.0
 READY = b"ready"
 MAX_WORDS = 4096
 KILLED = 128 + signal.SIGKILL
-ENVIRONMENT = {"PATH": plans.PATH, "LANG": "C.UTF-8"}
+OURS = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "INVOCATION_ID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+)  # the unit's, not a pod's
 
 
 class Sandboxes:
@@ -105,6 +112,7 @@ class Sandboxes:
         record = records.load(folder / records.RECORD, ContainerRecord)
         state = records.state_of(folder)
         if state is None or state.finished_at_ns:
+            cgroup.remove(self._where.folders(record.cgroup))
             return
         cgroup.kill(self._where.folders(record.cgroup))
         state.oom = cgroup.out_of_memory(self._where, record.cgroup) > 0
@@ -130,7 +138,7 @@ class Sandboxes:
                 stdout=log,
                 stderr=log,
                 pass_fds=(tell,),
-                env=ENVIRONMENT,
+                env={name: value for name, value in os.environ.items() if name not in OURS},
                 start_new_session=True,
             )
         except OSError as error:

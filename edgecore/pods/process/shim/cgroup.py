@@ -1,11 +1,13 @@
 """A container's cgroup: in each hierarchy of v1 that matters, or in the one of v2; hybrid machines count as v1 (PROC-6)."""
 
+import errno
 import os
 import signal
 
 WANTED = ("cpu", "cpuacct", "memory", "pids", "freezer", "devices", "blkio")
 CONTROLLERS_V2 = ("cpu", "memory", "pids")
 FREEZE_ROUNDS = 100
+REMOVE_ROUNDS = 20
 
 
 class Hierarchies:
@@ -109,12 +111,17 @@ def kill(folders: list[str]) -> bool:
 
 
 def remove(folders: list[str]) -> None:
-    """Remove the cgroup itself; what is still used stays for the next try."""
+    """Remove the cgroup itself; what is still used after a moment (the dead that nobody has collected) stays for the next try."""
     for folder in folders:
-        try:
-            os.rmdir(folder)
-        except OSError:
-            continue
+        for _ in range(REMOVE_ROUNDS):
+            try:
+                os.rmdir(folder)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    break
+                _pause()
+            else:
+                break
 
 
 def out_of_memory(where: Hierarchies, path: str) -> int:

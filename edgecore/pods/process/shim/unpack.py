@@ -239,7 +239,7 @@ class Unpacking:
             if name.startswith(WHITEOUT):
                 self._white_out(folder, name, fresh)
                 continue
-            os.makedirs(folder, mode=0o755, exist_ok=True)
+            os.makedirs(os.path.realpath(folder), mode=0o755, exist_ok=True)  # through links that lead nowhere yet
             self._put(tar, member, path, folders)
             fresh.add(path)
         for path, member in reversed(folders):
