@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,13 @@ def remove(uid: str, roots: list[Path] | None = None) -> None:
 def weigh(pod: Json, others: Iterable[Json], roots: list[Path] | None = None) -> None:
     """Weigh the cgroups of a pod and of its class by their CPU requests, where the runtime has made them.
 
-    ``others``: all pods of the node. What may not be written stays as it is.
+    ``others``: all pods of the node, asked for where they matter. What may not be written stays as it is.
     """
     name = qos_class(pod["spec"]).lower()
     below = "" if name == "guaranteed" else name
     mine = requested(pod, "cpu")
     both = sum(requested(p, "cpu") for p in others if qos_class(p["spec"]) == "Burstable") if below == BURSTABLE else 0
-    for root in hierarchies() if roots is None else roots:
+    for root in _weighing() if roots is None else roots:
         for folder in _folders(root, below, pod["metadata"]["uid"]):
             _write(folder, mine)
             if below:
@@ -76,6 +77,13 @@ def _write(folder: Path, milli: int) -> None:
 def hierarchies() -> list[Path]:
     """Return where the cgroup hierarchies are mounted, each once. Raises OSError."""
     return [Path(path) for path in dict.fromkeys(m.path for m in mounts.table() if m.kind in {"cgroup", "cgroup2"})]
+
+
+@cache
+def _weighing() -> tuple[Path, ...]:
+    """The hierarchies that weigh CPU; a boot mounts them, once."""
+    marks = ("cpu.shares", "cgroup.controllers")
+    return tuple(root for root in hierarchies() if any((root / mark).exists() for mark in marks))
 
 
 def _remove(top: Path) -> None:

@@ -29,7 +29,9 @@ from proto.names import ObjectKey
 log = Logger("pods")
 GONE = "pod-gone"  # kind of the message: everything of a deleted pod is off this node
 RETRY_S = 1.0
-GATHER_S = 0.5  # what is said on the way to a start is old before anyone has read it; ends and readiness are told at once
+GATHER_S = (
+    0.5  # what is said on the way to a start is old before anyone has read it; ends and readiness are told at once
+)
 
 
 def status_key(namespace: str, name: str) -> str:
@@ -75,7 +77,10 @@ class Writer:
         self._clock, self._boot, self._mirrors = clock, boot, mirrors
         self.records: dict[str, Record] = db.read(records.load)
         self._next, self._under_way = _Batch(), _Batch()
-        self._unhurried: dict[str, tuple[str, str, Json, float]] = {}  # statuses that may be replaced before they are written
+        self._unhurried: dict[
+            str, tuple[str, str, Json, float]
+        ] = {}  # statuses that may be replaced before they are written
+        self.gather_s = GATHER_S
         self._gather_by_s: float | None = None  # when they, and events, are written at the latest
         self._signal = asyncio.Event()
         self._failed = metrics.counter(
@@ -169,7 +174,7 @@ class Writer:
     def _gather(self) -> None:
         """Something is to be written that is in no hurry."""
         if self._gather_by_s is None:
-            self._gather_by_s = self._clock.now_s() + GATHER_S
+            self._gather_by_s = self._clock.now_s() + self.gather_s
             self._signal.set()
 
     def _left_s(self) -> float:

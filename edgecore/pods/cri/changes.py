@@ -5,7 +5,7 @@ Neither costs anything while nothing happens. A slow look at everything covers w
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from proto.kit.log import Logger
 
 log = Logger("pods")
 RELIST_S = 30.0
+UNSEEN_S = 0.2  # whoever starts something asks for its status next, and that brings its process along
 BLIND_RELIST_S = 2.0  # while some process cannot be seen from here (another pid namespace)
 AWAY_S = 1.0
 SETTLE_S = 3.0  # between a process's end and the runtime knowing of it
@@ -45,7 +46,7 @@ class Changes:
         self._sandboxes: set[str] = set()
         self._pidfds: dict[str, int] = {}
         self._blind: set[str] = set()  # run, but their process is not to be seen
-        self._fresh: set[str] = set()  # began, not watched yet
+        self._fresh: dict[str, float] = {}  # began, not watched yet -> when to ask for its process
         self._ended: set[str] = set()  # their process ended, not told yet
         self._woken = asyncio.Event()
         self._polling = False
@@ -63,11 +64,23 @@ class Changes:
         if sandbox:
             self._uids[some_id] = uid
             self._sandboxes.add(some_id)
-        self._fresh.add(some_id)
+        self._fresh[some_id] = self._clock.now_s() + UNSEEN_S
         self._woken.set()
+
+    def wants(self, some_id: str) -> bool:
+        """Whether a verbose status of it should be asked for, and shown to ``told``."""
+        return some_id in self._fresh
+
+    def told(self, some_id: str, state: int, info: Mapping[str, str]) -> None:
+        """What a verbose status said: its process is watched from now on. One that ended is known to whoever asked."""
+        began = self._fresh.pop(some_id, None) is not None and some_id not in self._pidfds
+        if began and self._runs(some_id, state) and not self._watch_process(some_id, _pid_in(info)):
+            self._fresh[some_id] = self._clock.now_s()  # ended meanwhile, or out of sight: that takes another question
+            self._woken.set()
 
     def close(self) -> None:
         self._polling = False
+        self._fresh.clear()
         for some_id in list(self._pidfds):
             self._release(some_id)
 
@@ -128,12 +141,16 @@ class Changes:
             )  # what was out of sight stays so; asking again costs more than listing
             relist_at = self._clock.now_s() + (BLIND_RELIST_S if self._blind else RELIST_S)
             while (left_s := relist_at - self._clock.now_s()) > 0:
+                first_s = min(self._fresh.values(), default=relist_at) - self._clock.now_s()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(left_s):
+                    async with asyncio.timeout(max(0.0, min(left_s, first_s))):
                         await self._woken.wait()
                 self._woken.clear()
-                fresh, self._fresh = self._fresh, set()
-                await self._follow(fresh)
+                now_s = self._clock.now_s()
+                late = {some_id for some_id, at_s in self._fresh.items() if at_s <= now_s}
+                for some_id in late:
+                    del self._fresh[some_id]
+                await self._follow(late)
                 ended, self._ended = self._ended, set()
                 for some_id in ended:
                     await self._settle(some_id)
@@ -144,16 +161,20 @@ class Changes:
 
     async def _follow(self, ids: set[str]) -> None:
         for some_id in sorted(ids - self._pidfds.keys()):
-            pidfd = self._open(some_id, await self._pid(some_id))
-            if pidfd < 0:
+            if not self._watch_process(some_id, await self._pid(some_id)):
                 state = await self._state(some_id)
                 (self._blind if self._runs(some_id, state) else self._ended).add(some_id)
-                continue
+        if self._ended:
+            self._woken.set()
+
+    def _watch_process(self, some_id: str, pid: int) -> bool:
+        """Whether the end of its process will be heard of."""
+        pidfd = self._open(some_id, pid)
+        if pidfd >= 0:
             self._blind.discard(some_id)
             self._pidfds[some_id] = pidfd
             asyncio.get_running_loop().add_reader(pidfd, self._process_ended, some_id)
-        if self._ended:
-            self._woken.set()
+        return pidfd >= 0
 
     def _open(self, some_id: str, pid: int) -> int:
         """Return a pidfd, -1 when that process is not to be seen from here or is another one."""
@@ -222,9 +243,8 @@ class Changes:
         return -1
 
     async def _pid(self, some_id: str) -> int:
-        with suppress(NoSuch, msgspec.DecodeError):
-            said = await self._status(some_id, verbose=True)
-            return msgspec.json.decode(said.info.get("info", "{}"), type=_Verbose).pid
+        with suppress(NoSuch):
+            return _pid_in((await self._status(some_id, verbose=True)).info)
         return 0
 
     async def _status(self, some_id: str, *, verbose: bool) -> pb.PodSandboxStatusResponse | pb.ContainerStatusResponse:
@@ -233,3 +253,10 @@ class Changes:
             return await self._wire.call("PodSandboxStatus", sandbox, pb.PodSandboxStatusResponse)
         container = pb.ContainerStatusRequest(container_id=some_id, verbose=verbose)
         return await self._wire.call("ContainerStatus", container, pb.ContainerStatusResponse)
+
+
+def _pid_in(info: Mapping[str, str]) -> int:
+    """The process in a verbose status; 0 when it names none."""
+    with suppress(msgspec.DecodeError):
+        return msgspec.json.decode(info.get("info", "{}"), type=_Verbose).pid
+    return 0

@@ -81,13 +81,17 @@ class CriRuntime:
         return [messages.container(item) for item in said.containers]
 
     async def sandbox_status(self, sandbox_id: str) -> port.Sandbox:
-        request = pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
+        request = pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id, verbose=self._changes.wants(sandbox_id))
         said = await self._wire.call("PodSandboxStatus", request, pb.PodSandboxStatusResponse)
+        if request.verbose:
+            self._changes.told(sandbox_id, said.status.state, said.info)
         return messages.sandbox(said.status, messages.addresses(said.status))
 
     async def container_status(self, container_id: str) -> port.Container:
-        request = pb.ContainerStatusRequest(container_id=container_id)
+        request = pb.ContainerStatusRequest(container_id=container_id, verbose=self._changes.wants(container_id))
         said = await self._wire.call("ContainerStatus", request, pb.ContainerStatusResponse)
+        if request.verbose:
+            self._changes.told(container_id, said.status.state, said.info)
         if said.status.id not in self._sandbox_of:
             await self.containers()
         return messages.container_status(said.status, self._sandbox_of.get(said.status.id, ""))
@@ -108,7 +112,11 @@ class CriRuntime:
         if self._pause_asked:
             return
         self._pause_asked = True
-        status = await self._wire.call("Status", pb.StatusRequest(verbose=True), pb.StatusResponse)
+        try:
+            status = await self._wire.call("Status", pb.StatusRequest(verbose=True), pb.StatusResponse)
+        except RuntimeRefused as error:  # it does not tell which one it wants: then it has it, or says so by itself
+            log.debug("sandbox image not asked for", reason=error)
+            return
         reference, machine = pause.wanted(status.info.get("config", "")), pause.of_this_machine()
         if not reference or machine is None or await self.image(reference) is not None:
             return

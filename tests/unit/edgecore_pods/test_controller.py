@@ -27,6 +27,7 @@ class Node:
 
     def begin(self, settings: PodsSettings = SETTINGS) -> None:
         self.world.begin(settings, lambda *_: self.runtime)
+        self.world.room.writer.gather_s = 0.0  # where time stands still, what is said is written as it comes
 
     async def again(self) -> None:
         """SIGKILL and a new process."""
@@ -72,6 +73,20 @@ async def test_a_new_process_finds_its_pods_and_does_nothing(node: Node) -> None
 
     assert node.runtime.made("run_sandbox", "create_container", "start_container", "stop_container") == []
     assert (node.world.status("web"), node.world.told("web")["version"]) == (status, version)
+
+
+async def test_a_start_is_told_once_and_what_else_was_said_of_it_follows(node: Node) -> None:
+    """POD-12."""
+    node.world.room.writer.gather_s = 0.5
+    await node.world.put(pod("web"))
+    await node.world.ready("web")
+    told = node.world.told("web")
+    before = node.world.events("Started")
+    node.clock.advance(0.5)
+    await eventually(lambda: node.world.events("Started"))
+
+    assert (told["version"], told["status"]["phase"], before) == (1, "Running", [])
+    assert node.world.told("web") == told
 
 
 async def test_while_the_runtime_is_away_pods_are_left_alone_and_deletions_wait(node: Node) -> None:
