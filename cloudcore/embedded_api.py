@@ -17,6 +17,7 @@ from kubeapi import kinds
 from kubeapi.access import Access, Authenticator
 from kubeapi.audit import AuditSettings
 from kubeapi.bootstrap import ensure_api_service
+from kubeapi.cel_rules import CelRules
 from kubeapi.controllers.builtin import BuiltinControllers
 from kubeapi.controllers.csr import SERVING, SigningRequest
 from kubeapi.crds import Crds
@@ -81,7 +82,7 @@ class EmbeddedApi:
         crds.start()
         hooks = [crds.admit, refuse_old_devices, refuse_impossible_devices]
         hooks += [PodAdmission(store, rng).admit, ServiceAddresses(store, options.service_range).admit]
-        hooks.append(StorageAdmission(store).admit)
+        hooks += [StorageAdmission(store).admit, CelRules().admit]
         objects = Objects(store, registry, clock, admission=hooks, rng=rng)
         authenticator = Authenticator(
             store,

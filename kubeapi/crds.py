@@ -116,8 +116,6 @@ class Crds:
         wrong = crd_causes(crd)
         if wrong:
             raise invalid(CRD, attempt.name, wrong)
-        for text in warnings_of(crd):
-            attempt.warn(text)
         if attempt.subresource == "status":
             return crd
         old_status = (attempt.old or {}).get("status") or {}
@@ -257,16 +255,3 @@ def _column_causes(columns: Iterable[Json], path: str) -> list[Cause]:
         except jsonpath.BadPath as error:
             out.append(Cause(INVALID, f"{path}[{i}].jsonPath", f"Invalid value: {error}"))
     return out
-
-
-def warnings_of(crd: Json) -> list[str]:
-    """Return what a person should know: rules that are stored and not enforced."""
-    text = "x-kubernetes-validations"
-    found = [v["name"] for v in crd["spec"].get("versions") or () if _mentions(v.get("schema"), text)]
-    return [f"version {name}: {text} (CEL) are stored but not evaluated by this server" for name in found]
-
-
-def _mentions(node: Any, key: str) -> bool:
-    if isinstance(node, dict):
-        return key in node or any(_mentions(v, key) for v in node.values())
-    return isinstance(node, list) and any(_mentions(v, key) for v in node)

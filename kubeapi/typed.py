@@ -60,9 +60,9 @@ class Type:
     """One node of a schema. Children are compiled when first asked for, because schemas may be recursive."""
 
     __slots__ = (
-        "_children", "_defaulted", "_item", "_resolve", "_schema", "_value", "alternatives", "atomic", "constraints",
-        "default", "embedded", "int_or_string", "list_keys", "list_type", "merge_key", "name", "nullable", "preserve",
-        "properties", "required", "scalar", "strategies", "structural",
+        "_children", "_defaulted", "_item", "_resolve", "_ruled", "_schema", "_value", "alternatives", "atomic", "constraints",
+        "default", "embedded", "format", "int_or_string", "list_keys", "list_type", "merge_key", "name", "nullable", "preserve",
+        "properties", "required", "rules", "scalar", "strategies", "structural",
     )  # fmt: skip
 
     def __init__(self, schema: Schema, resolve: Callable[[str], Schema], *, structural: bool = False) -> None:
@@ -92,10 +92,13 @@ class Type:
         self.merge_key: str = schema.get("x-kubernetes-patch-merge-key", "")
         self.strategies: tuple[str, ...] = tuple(filter(None, schema.get("x-kubernetes-patch-strategy", "").split(",")))
         self.constraints: tuple[Constraint, ...] = constraints_of(schema)
+        self.rules: tuple[Any, ...] = tuple(schema.get("x-kubernetes-validations") or ())  # CEL: kubeapi.cel_rules
+        self.format: str = schema.get("format", "")
         self.alternatives = {k: schema[k] for k in ("allOf", "anyOf", "oneOf", "not") if k in schema}
         # a plain text or boolean needs no walk: its Python type says it all
         plain = not self.constraints and not self.alternatives and not self.int_or_string
         self.scalar: type | None = {"string": str, "boolean": bool}.get(self.name) if plain else None
+        self._ruled: bool | None = None
         self._defaulted: tuple[str, ...] | None = None
         self._children: dict[str, Type] = {}
         self._item: Type | None = None
@@ -122,6 +125,14 @@ class Type:
             children = ((name, self.child(name)) for name in self.properties)
             self._defaulted = tuple(n for n, child in children if child is not None and child.default is not UNSET)
         return self._defaulted
+
+    @property
+    def ruled(self) -> bool:
+        """Whether there are rules here or below. Only asked of a CRD's types: a built-in's may be recursive."""
+        if self._ruled is None:
+            below = [self.child(name) for name in self.properties if self.properties[name] is not METADATA]
+            self._ruled = bool(self.rules) or any(t is not None and t.ruled for t in (*below, self.values, self.item))
+        return self._ruled
 
     @property
     def values(self) -> "Type | None":

@@ -241,13 +241,6 @@ async def served_version(api: Api, version: str) -> Resource:
     return res
 
 
-async def test_cel_rules_are_kept_and_the_person_is_told(api: Api) -> None:
-    rule = {**SPEC, "x-kubernetes-validations": [{"rule": "self.size > 1"}]}
-    opts = WriteOptions()
-    await api.objects.create(CRD, "", crd(rule), opts)
-    assert "not evaluated" in opts.warnings[0]
-
-
 async def test_names_taken_by_another_crd_are_not_served(api: Api) -> None:
     await served(api)
     other = crd()
