@@ -131,11 +131,15 @@ class History:
                 reports.append((node, incarnation, row.seq, namespace, name, uid, at_ms, version, prop, text))
         return reports
 
-    async def effects(self, limit: int = 256, *, without: Sequence[int] = ()) -> list[tuple[int, str, MessageRow]]:
-        """Return the oldest (id, node, message) whose work in the API is still to do, but for those ``without``."""
+    async def effects(
+        self, limit: int = 256, *, without: Sequence[int] = (), nodes: Sequence[str] = ()
+    ) -> list[tuple[int, str, MessageRow]]:
+        """Return the oldest (id, node, message) whose work in the API is still to do, but for ``without`` and these ``nodes``."""
         query = select(_effect).order_by(_effect.c.id).limit(limit)
         if without:
             query = query.where(_effect.c.id.not_in(without))
+        if nodes:
+            query = query.where(_effect.c.node.not_in(nodes))
         return await self._sql.read(
             lambda conn: [
                 (int(row.id), str(row.node), MessageRow(int(row.seq), str(row.kind), bytes(row.body)))

@@ -2,6 +2,7 @@
 acknowledged; here they are carried out in order, at least once, in a way that makes a repetition harmless."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ MAX_TEXT = 1024
 MAX_OWN = 256  # events of the cloud's own that wait for the API server
 MAX_COUNT = 1 << 30
 MAX_WITHHELD = 2_000  # messages that wait for a right: what one query can leave out; more are given up and said
+FAIR = 64  # messages of one node in one look at the database: after that the others have their turn
+MAX_STUCK = 32  # nodes whose messages fail: with more it is the API server that fails, not what they ask for
 log = Logger("effects")
 Carry = Callable[[str, MessageRow, dict[str, Any]], Awaitable[None]]  # (node, message, its body)
 
@@ -33,8 +36,9 @@ Carry = Callable[[str, MessageRow, dict[str, Any]], Awaitable[None]]  # (node, m
 class Effects:
     """Carries out committed messages; ``wake`` when there are new ones. ``kinds`` says who carries out which.
 
-    What raises Retryable is done again before anything after it; what raises Terminal is counted and given up. Of the kinds
-    in ``patient``, what we lack the right for stays in the database and is tried now and then: rights come back.
+    What raises Retryable is done again before anything after it of the same node, and holds up no other; what raises Terminal
+    is counted and given up. Of the kinds in ``patient``, what we lack the right for stays in the database and is tried now
+    and then: rights come back.
     """
 
     def __init__(
@@ -61,6 +65,10 @@ class Effects:
             int, bool
         ] = {}  # row -> whether it rests now; in memory only: a restart tries each at once
         self._rest = asyncio.Event()
+        self._stuck: set[str] = set()  # nodes whose oldest message is to be tried again
+        self._later: set[str] = set()  # nodes that have just had more than their turn
+        self._held = asyncio.Event()
+        self._again = Backoff(base_s=0.2, cap_s=30.0, rng=rng)
         self._pauses = Backoff(base_s=0.5, cap_s=60.0, rng=rng)
         self._dropped = metrics.counter(
             "skerry_cloud_effects_dropped_total", "Events and registrations that could not be carried out", ("kind",)
@@ -77,10 +85,22 @@ class Effects:
                 while await self._some():
                     pass
                 self._backoff.reset()
+                if not self._stuck:
+                    self._again.reset()
             except Retryable as error:
                 log.debug("effects wait", reason=error)
+                self._stuck.clear()
                 self._signal.set()
                 await self._clock.sleep(self._backoff.next_s())
+
+    async def run_stuck(self) -> None:
+        """Let what failed be tried again, for ever."""
+        while True:
+            await self._held.wait()
+            self._held.clear()
+            await self._clock.sleep(self._again.next_s())
+            self._stuck.clear()
+            self.wake()
 
     async def run_withheld(self) -> None:
         """Let what waits for a right be tried again, for ever."""
@@ -116,23 +136,35 @@ class Effects:
     async def _some(self) -> bool:
         await self._raise_own()
         resting = [number for number, rests in self._withheld.items() if rests]
-        rows = await self._history.effects(without=resting)
+        rows = await self._history.effects(without=resting, nodes=sorted(self._stuck | self._later))
+        more = bool(rows or self._later)
+        self._later = {node for node, found in Counter(node for _, node, _ in rows).items() if found > FAIR}
         for number, node, row in rows:
-            try:
-                await self._one(node, row)
-            except Terminal as error:
-                if isinstance(error, Forbidden) and self._withhold(number, node, row, error):
-                    continue
-                self._refuse(node, row, str(error))
-            except Retryable:
+            if node not in self._stuck:
+                await self._carry(number, node, row)
+        return more
+
+    async def _carry(self, number: int, node: str, row: MessageRow) -> None:
+        """Carry out one message, or note why not. Raises Retryable when too many nodes fail, SqlUnavailable."""
+        try:
+            await self._one(node, row)
+        except Terminal as error:
+            if isinstance(error, Forbidden) and self._withhold(number, node, row, error):
+                return
+            self._refuse(node, row, str(error))
+        except Retryable as error:
+            self._stuck.add(node)
+            if len(self._stuck) > MAX_STUCK:
                 raise
-            except Exception:  # one strange message must not end the cloud
-                self._dropped.inc(row.kind)
-                log.exception("message dropped", node=node, kind=row.kind)
-            await self._history.effects_done([number])
-            if self._withheld.pop(number, None) is not None:
-                self._pauses.reset()
-        return bool(rows)
+            log.debug("a message waits", node=node, kind=row.kind, reason=error)
+            self._held.set()
+            return
+        except Exception:  # one strange message must not end the cloud
+            self._dropped.inc(row.kind)
+            log.exception("message dropped", node=node, kind=row.kind)
+        await self._history.effects_done([number])
+        if self._withheld.pop(number, None) is not None:
+            self._pauses.reset()
 
     def _withhold(self, number: int, node: str, row: MessageRow, error: Forbidden) -> bool:
         """Whether a message that we lack the right for is kept for later."""

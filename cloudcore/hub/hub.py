@@ -115,6 +115,7 @@ class Hub:
         supervisor.spawn(self.nodes.run_leases(), "lease-clock")
         supervisor.spawn(self.effects.run(), "effects")
         supervisor.spawn(self.effects.run_withheld(), "withheld-effects")
+        supervisor.spawn(self.effects.run_stuck(), "stuck-effects")
         supervisor.spawn(self.volumes.run(), "local-path")
         supervisor.spawn(self.groups.run(), "node-groups")
         supervisor.spawn(self.applications.run(), "edge-applications")
