@@ -86,20 +86,28 @@ async def _from_person(channels: Channels) -> None:
 
 
 async def _blocks() -> AsyncIterator[bytes]:
-    """Standard input as it comes; a file is simply read."""
-    reader = asyncio.StreamReader(limit=BLOCK_BYTES)
-    loop = asyncio.get_running_loop()
-    try:
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    except (ValueError, OSError):  # no pipe, socket or terminal
-        while block := os.read(sys.stdin.fileno(), BLOCK_BYTES):
-            yield block
-        return
-    try:
-        while block := await reader.read(BLOCK_BYTES):
-            yield block
-    finally:
-        transport.close()
+    """Standard input as it comes; a file is simply read.
+
+    It stays as it is: on a terminal it is one thing with standard output, which may not become non-blocking, and it is needed to the end.
+    """
+    loop, descriptor, ready = asyncio.get_running_loop(), sys.stdin.fileno(), asyncio.Event()
+    while True:
+        try:
+            loop.add_reader(descriptor, ready.set)
+        except PermissionError:  # no pipe, socket or terminal: there is always something to read
+            ready.set()
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(descriptor)
+        ready.clear()
+        try:
+            block = os.read(descriptor, BLOCK_BYTES)
+        except OSError:  # the terminal is gone
+            return
+        if not block:
+            return
+        yield block
 
 
 async def _follow_size(channels: Channels) -> None:
@@ -121,9 +129,10 @@ def raw(really: bool) -> Iterator[None]:
     if not really:
         yield
         return
-    before = termios.tcgetattr(sys.stdin)
-    ttys.setraw(sys.stdin)
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    ttys.setraw(descriptor)
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

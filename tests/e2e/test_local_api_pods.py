@@ -14,6 +14,7 @@ from tests.kit.gateway import gateway
 from tests.kit.images import BUSYBOX_REF
 from tests.kit.kubectl import VERSIONS, Kubectl
 from tests.kit.platform import Edge, Platform, command
+from tests.kit.terminal import open_terminal, work_at
 from tests.kit.wait import eventually
 
 NODE = "gw-1"
@@ -133,6 +134,12 @@ async def reached(site: Site, folder: Path) -> None:
     assert await site.say("exec local -- echo hello") == "hello\n"
     assert await site.say("exec -i local -- cat", "through\n") == "through\n"
     assert "Started" in await site.say("get events")
+    async with open_terminal(
+        site.here.argv("exec -it local -- sh"), rows=33, columns=101, env=site.here.environment(None)
+    ) as person:
+        await work_at(person)
+        person.type("exit 7\n")
+        assert await asyncio.wait_for(person.process.wait(), 10) == 7
     (folder / "there").write_text("as it was")
     await site.say(f"cp {folder / 'there'} local:/tmp/copied")
     await site.say(f"cp local:/tmp/copied {folder / 'back'}")

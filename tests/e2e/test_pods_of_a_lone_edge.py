@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.e2e.conftest import LoneEdge
 from tests.kit.containerd import Host
 from tests.kit.platform import CommandFailed, command
 from tests.kit.pods import container, pod
+from tests.kit.terminal import open_terminal, work_at
 from tests.kit.wait import eventually
 
 Json = dict[str, Any]
@@ -133,3 +135,21 @@ async def test_the_technician_sees_logs_enters_and_restarts_without_a_cloud(host
         await edgecore(edge, "exec", "web", "--", "true")
     with pytest.raises(CommandFailed, match="no pod nothing on this node"):
         await edgecore(edge, "restart", "nothing")
+
+
+async def test_the_technician_works_in_a_container_as_on_a_terminal(host: Host, edge: LoneEdge) -> None:
+    """The size of the window and its changes, keys that interrupt, and how the shell ended: all reach the other side."""
+    await seed(edge, pod("web", terminationGracePeriodSeconds=0))
+    await edge.daemon.start()
+    await eventually(lambda: is_ready(edge, "web"), 20)
+
+    words = ["exec", "-i", "-t", "--data-dir", str(edge.directory.path), "web", "--", "sh"]
+    async with open_terminal([sys.executable, "-m", "edgecore", *words], rows=33, columns=101) as person:
+        found = person.modes()
+        await work_at(person)
+        person.type("exit 7\n")
+        code = await asyncio.wait_for(person.process.wait(), 10)
+        left = person.modes()
+
+    assert (code, left == found) == (7, True), person.screen
+    assert is_ready(edge, "web"), "what the person ended was the shell"
