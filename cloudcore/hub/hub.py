@@ -105,6 +105,7 @@ class Hub:
         await self.owners.load()
         supervisor.spawn(self.owners.run(), "owners")
         supervisor.spawn(self.cluster.run(), "informers")
+        supervisor.spawn(self.scope.run(), "scope")
         supervisor.spawn(self.upstream.run(), "upstream")
         supervisor.spawn(self.devices.run(), "devices")
         supervisor.spawn(self.devices.run_messages(), "device-messages")

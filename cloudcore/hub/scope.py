@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from cloudcore.hub import scope_custom, scope_devices, scope_pods, scope_rights
-from cloudcore.hub.scope_bodies import Bodies, digest_of
+from cloudcore.hub.scope_bodies import Bodies
+from cloudcore.hub.scope_contents import Contents
 from cloudcore.hub.scope_devices import device_node
 from cloudcore.hub.scope_graph import EVERY, Edge, Graph, root
 from cloudcore.hub.scope_pods import pod_node, space
@@ -66,6 +67,7 @@ class Scope:
         self._graph = Graph(self._entered, self._left)
         self._digests: dict[str, bytes] = {}  # of every object that exists and that somebody holds
         self._bodies = Bodies()
+        self._contents = Contents(cluster, lambda key: bool(self._graph.holders(key)), self._read_again)
         self._followed: dict[str, tuple[Kind, str]] = {}  # definition -> kind, which of its objects
         for informer in cluster.informers:
             if informer.kind not in UNSCOPED:
@@ -76,6 +78,10 @@ class Scope:
     @property
     def synced(self) -> bool:
         return self._cluster.settled
+
+    async def run(self) -> None:
+        """Read the content of what nodes begin to need, for ever."""
+        await self._contents.run()
 
     def wanted(self, node: str) -> dict[str, bytes]:
         """Return key -> digest of everything ``node`` should hold. Raises NotSynced."""
@@ -102,6 +108,8 @@ class Scope:
         item = informer.objects.get(name)
         if item is None:
             return None
+        if self._contents.lacks(informer, name):
+            raise NotSynced(f"{key} is being read")
         holders = self._graph.holders(key)
         return self._bodies.get(key, informer.kind, item, shared=EVERY in holders or len(holders) > 1)
 
@@ -207,7 +215,18 @@ class Scope:
             return
         if not self._graph.holders(key):
             del self._digests[key]
+            self._contents.drop(key)
         self._tell(node, key)
+
+    def _read_again(self, key: str) -> None:
+        """The content of ``key`` is here."""
+        holders = self._graph.holders(key)
+        if holders:
+            self._refresh(key, self.find(key))
+            for node in list(holders):
+                self._tell(node, key)
+        else:
+            self._contents.drop(key)
 
     def _tell(self, node: str, key: str) -> None:
         if node != EVERY:
@@ -220,10 +239,10 @@ class Scope:
         """Remember the digest of ``item``; whether it differs from what was known."""
         if item is None:
             return self._digests.pop(key, None) is not None
-        informer, _ = self._where(key)
+        informer, name = self._where(key)
         if informer is None:
             return False
-        digest = digest_of(informer.kind, item)
+        digest = self._contents.digest(informer, name, item)
         if self._digests.get(key) == digest:
             return False
         self._digests[key] = digest

@@ -44,6 +44,8 @@ SELECTORS = {
     POD: "spec.nodeName!=",  # until it is bound, a pod is no node's
     SECRET: "type!=helm.sh/release.v1",  # large, many, and nothing that a pod reads
 }
+BULKY = (resources.CONFIG_MAP, SECRET)  # many, large, and most of them for nobody at an edge
+NAME_OTHERS = (POD, resources.SERVICE_ACCOUNT, resources.JOB, resources.CRON_JOB)  # read before what they name
 FAILED_PAUSE_S = 30.0
 JOIN_PAUSE_S = 0.3  # nodes that join together cost one list of pods
 MAX_CUSTOM = 64  # kinds that definitions ask for: each costs a watch
@@ -168,6 +170,9 @@ class Cluster:
     async def _read(self, informer: Informer) -> None:
         if informer.kind == POD:
             await self.nodes.synced.wait()
+        if informer.kind in BULKY:
+            for kind in NAME_OTHERS:
+                await self.of(kind).settled.wait()
         while informer.kind not in CORE:
             try:
                 await informer.run()

@@ -19,6 +19,7 @@ from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 
 PAGE_OBJECTS = 500
+BULKY_PAGE_OBJECTS = 100  # of those whose content is let go again: a page is in memory twice
 LEFT_OUT_PAUSE_S = 60.0  # rights and definitions come by a person's hand
 MAX_LINE_BYTES = 8 << 20  # one watch event; Kubernetes objects are at most 3 MiB
 log = Logger("informer")
@@ -54,6 +55,15 @@ class Selection:
 
 
 EVERYTHING = Selection()
+CONTENT = frozenset({"data", "binaryData", "stringData"})
+
+
+@dataclass(frozen=True, slots=True)
+class Hollowing:
+    """Objects that are not kept ``whole`` are kept without their content, beside a ``mark`` of the whole object."""
+
+    whole: Callable[[Name], bool]
+    mark: Callable[[dict[str, Any]], bytes]
 
 
 class Informer:
@@ -78,6 +88,8 @@ class Informer:
     ) -> None:
         self.kind = kind
         self.objects: dict[Name, dict[str, Any]] = {}
+        self.hollowing: Hollowing | None = None  # set before ``run``
+        self.hollow: dict[Name, bytes] = {}  # those in ``objects`` that are kept without content -> mark
         self.synced = asyncio.Event()
         self.settled = asyncio.Event()  # synced, or left out
         self.left_out = False
@@ -109,6 +121,22 @@ class Informer:
         """Tell of every object as gone: nobody will read this kind any more."""
         for name in list(self.objects):
             self._set(name, None)
+
+    def shrink(self, name: Name) -> None:
+        """Keep the object without its content from now on."""
+        item = self.objects.get(name)
+        if item is not None and self.hollowing is not None and name not in self.hollow:
+            self.hollow[name] = self.hollowing.mark(item)
+            self.objects[name] = _emptied(item)
+
+    def fill(self, name: Name, item: dict[str, Any]) -> bool:
+        """Keep ``item``, just read, in the place of what has no content; False: there is no such object any more."""
+        held = self.objects.get(name)
+        if held is None or held["metadata"].get("uid") != item["metadata"].get("uid"):
+            return False
+        self.hollow.pop(name, None)
+        self.objects[name] = _slim(item)
+        return True
 
     def list_again(self) -> None:
         """Let the next ``run`` begin with a list."""
@@ -164,13 +192,14 @@ class Informer:
 
     async def _list(self) -> None:
         found: dict[Name, dict[str, Any]] = {}
-        query = {"limit": str(PAGE_OBJECTS), **self._selector}
+        limit = PAGE_OBJECTS if self.hollowing is None else BULKY_PAGE_OBJECTS
+        query = {"limit": str(limit), **self._selector}
         while True:
             page = await self._client.list(self.kind, query)
             metadata = page.get("metadata") or {}
             for item in page.get("items") or []:
                 if self._keep is None or self._keep(item):
-                    found[_name(item)] = _slim(item)
+                    found[_name(item)] = self._shaped(item)
             more = metadata.get("continue")
             if not more:
                 break
@@ -212,7 +241,15 @@ class Informer:
             return
         self._events.inc(self.kind.plural)
         gone = kind == "DELETED" or (self._keep is not None and not self._keep(item))
-        self._set(_name(item), None if gone else _slim(item))
+        self._set(_name(item), None if gone else self._shaped(item))
+
+    def _shaped(self, item: dict[str, Any]) -> dict[str, Any]:
+        name, item = _name(item), _slim(item)
+        if self.hollowing is None or self.hollowing.whole(name):
+            self.hollow.pop(name, None)
+            return item
+        self.hollow[name] = self.hollowing.mark(item)
+        return _emptied(item)
 
     def _set(self, name: Name, new: dict[str, Any] | None) -> None:
         old = self.objects.pop(name, None) if new is None else self.objects.get(name)
@@ -222,6 +259,8 @@ class Informer:
                 return
         elif old is None:
             return
+        if new is None:
+            self.hollow.pop(name, None)
         for listener in self._listeners:
             try:
                 listener(name, old, new)
@@ -238,6 +277,10 @@ def _slim(item: dict[str, Any]) -> dict[str, Any]:
     """Drop what nobody here reads and what would double the memory."""
     item["metadata"].pop("managedFields", None)
     return item
+
+
+def _emptied(item: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if key not in CONTENT}
 
 
 async def _lines(stream: Stream) -> AsyncIterator[bytes]:
