@@ -113,21 +113,29 @@ async def deployment(site: Site) -> None:
     await site.shows("get events", "didn't match Pod's node affinity/selector")
     await site.say("label node gw-1 skerry.example/line=north")
     await site.say("rollout status deployment/counter --timeout=40s")
-    assert await nodes_of(site, "counter") == ["gw-1", "gw-1"]
+    assert await nodes_of(site, "app=counter") == ["gw-1", "gw-1"]
+
+
+async def node_groups(site: Site) -> None:
+    for hall, nodes in {"north": ["gw-1", "gw-1"], "south": ["gw-2"]}.items():
+        await site.shows("get deployments -o name", f"deployment.apps/greeter-hall-{hall}")
+        await site.say(f"rollout status deployment/greeter-hall-{hall} --timeout=40s")
+        await site.shows(f"logs -l hall={hall}", f"hello hall {hall}")
+        assert await nodes_of(site, f"hall={hall}") == nodes
 
 
 async def daemon_set(site: Site) -> None:
     await site.say("rollout status daemonset/watch-load --timeout=40s")
-    assert await nodes_of(site, "watch-load") == ["gw-1", "gw-2"]
+    assert await nodes_of(site, "app=watch-load") == ["gw-1", "gw-2"]
     await site.shows("logs -l app=watch-load --prefix", "gw-2 load")
 
 
 async def stateful_set(site: Site) -> None:
     await site.say("rollout status statefulset/journal --timeout=40s")
-    before = await nodes_of(site, "journal")
+    before = await nodes_of(site, "app=journal")
     await site.say("delete pod journal-0")
     await site.shows("exec journal-0 -- wc -l /data/starts", "2 /data/starts")
-    assert await nodes_of(site, "journal") == before
+    assert await nodes_of(site, "app=journal") == before
 
 
 async def job(site: Site) -> None:
@@ -140,14 +148,14 @@ async def cron_job(site: Site) -> None:
     await site.say("create job --from=cronjob/rotate rotate-now")
     await site.say("wait --for=condition=Complete job/rotate-now --timeout=40s")
     assert "rotated" in await site.say("logs job/rotate-now")
-    assert set(await nodes_of(site, "rotate")) == {"gw-1"}
+    assert set(await nodes_of(site, "app=rotate")) == {"gw-1"}
 
 
 async def service(site: Site) -> None:
     await site.say("rollout status deployment/panel --timeout=40s")
-    (name,) = (item["metadata"]["name"] for item in await pods_of(site, "panel"))
+    (name,) = (item["metadata"]["name"] for item in await pods_of(site, "app=panel"))
     await site.shows("get --raw /api/v1/namespaces/default/services/panel:http/proxy/", name)
-    bridge = (await pods_of(site, "panel"))[0]["status"]["podIP"].rpartition(".")[0] + ".1"
+    bridge = (await pods_of(site, "app=panel"))[0]["status"]["podIP"].rpartition(".")[0] + ".1"
     assert name in await site.inside(f"http://{bridge}:8088/")
 
 
@@ -169,13 +177,13 @@ def newest_log(edge: Edge, pod_name: str) -> str:
     return "".join(file.read_text() for file in (edge.data_dir / "logs").glob(f"default_{pod_name}_*/*/*.log"))
 
 
-async def pods_of(site: Site, app: str) -> list[Json]:
-    found: list[Json] = json.loads(await site.say(f"get pods -l app={app} -o json"))["items"]
+async def pods_of(site: Site, selector: str) -> list[Json]:
+    found: list[Json] = json.loads(await site.say(f"get pods -l {selector} -o json"))["items"]
     return found
 
 
-async def nodes_of(site: Site, app: str) -> list[str]:
-    return sorted(item["spec"]["nodeName"] for item in await pods_of(site, app))
+async def nodes_of(site: Site, selector: str) -> list[str]:
+    return sorted(item["spec"]["nodeName"] for item in await pods_of(site, selector))
 
 
 CHECKS: dict[str, Callable[[Site], Awaitable[None]]] = {
@@ -185,6 +193,7 @@ CHECKS: dict[str, Callable[[Site], Awaitable[None]]] = {
     "10-simulated-faults": faults,
     "20-pod": pod,
     "21-deployment": deployment,
+    "22-node-groups": node_groups,
     "23-daemonset": daemon_set,
     "24-statefulset": stateful_set,
     "25-job": job,
