@@ -199,7 +199,7 @@ class App:
         self.local_api = self._local_api(rng) if settings.local_api.enabled else None
         self.door = Door(directory, self.calls.open, self.pods.restart)
         self.link.streams = EdgeStreams(self.calls.open, settings.link, clock=clock, metrics=metrics)
-        self.node.workloads = self.pods.workloads
+        self.node.workloads, self.node.asked = self.pods.workloads, self.pods.asked
         self.pods.writer.show_event = LocalEvents(name, store, clock).keep
         self.replica.mirrors_changed = self.journal.adopted = self.pods.mirrors_changed
         self.room = NodeRoom(

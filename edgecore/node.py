@@ -202,6 +202,7 @@ class NodeStatus:
         self.look: Callable[[], Facts] = lambda: machine.observe(disk, cloud_host)
         self.facts = self.look()
         self.workloads: Callable[[], Workloads] = Workloads
+        self.asked: Callable[[], bool] = lambda: True  # whether the pod room knows its runtime since this start
 
     @property
     def labels(self) -> dict[str, str]:
@@ -290,6 +291,8 @@ class NodeRoom:
         self._known = known
         self._clock = clock
         self._looked_at_s = self._registered_at_s = self._leased_at_s = float("-inf")
+        self._began_s = clock.now_s()
+        self._said = ("", "")  # reason and runtime that were last looked at
         self._epoch = 0
 
     async def turn(self) -> None:
@@ -306,7 +309,7 @@ class NodeRoom:
             self.trouble = ""
 
     async def _turn(self, now_s: float, link: LinkStatus) -> None:
-        if now_s - self._looked_at_s >= self._options.status_every_s:
+        if self._must_look(now_s):
             self._looked_at_s = now_s
             await self._status.refresh()
         if self._registered_at_s == float("-inf"):
@@ -319,6 +322,15 @@ class NodeRoom:
         if link.connected and due:
             self._leased_at_s, self._epoch = now_s, link.epoch
             await self._status.lease()
+
+    def _must_look(self, now_s: float) -> bool:
+        """The time has come, or the runtime went or came back. A start is no news: the last status stands until the runtime was asked."""
+        every_s = self._options.status_every_s
+        if not self._status.asked() and now_s - self._began_s < every_s:
+            return False
+        workloads = self._status.workloads()
+        before, self._said = self._said, (workloads.reason, workloads.runtime)
+        return before != self._said or now_s - self._looked_at_s >= every_s
 
 
 def _condition(kind: str, true: bool, when_true: tuple[str, str], when_false: tuple[str, str]) -> dict[str, str]:

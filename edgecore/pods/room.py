@@ -47,6 +47,7 @@ from proto.link.outbox import Outbox
 
 log = Logger("pods")
 SCHEMA = records.SCHEMA + choice.SCHEMA
+NOT_YET = "not looked for yet"
 PATIENCE_S = 5.0  # of a runtime that does not answer, before the Node is not Ready
 AGAIN_S = 5.0
 DETECT_S = 5.0  # between two looks for a runtime on a node that has none
@@ -103,7 +104,7 @@ class PodRoom:
         self.builder: Builder | None = None
         self.controller: PodController | None = None
         self.observer: Observer | None = None
-        self._why_none = "not looked for yet"
+        self._why_none = NOT_YET
         self._version, self._unhealthy = "none://", ""
         self._down_since_s: float | None = None
         self._images: tuple[tuple[tuple[str, ...], int], ...] = ()
@@ -137,6 +138,13 @@ class PodRoom:
             reserved_memory_bytes=settings.reserved_memory_bytes,
             reserved_disk_bytes=settings.reserved_disk_bytes,
         )
+
+    def asked(self) -> bool:
+        """Whether ``workloads`` is what the runtime says, not yet the ignorance of a start."""
+        if self.runtime is None:
+            return self._why_none != NOT_YET
+        looked = self.controller is not None and self.controller.looked
+        return looked and bool(self._version != "none://" or self._unhealthy)
 
     def mirrors_changed(self) -> None:
         """A mirror pod appeared in the cloud or went."""

@@ -14,14 +14,22 @@ READY_S = 30.0
 
 
 @asynccontextmanager
-async def gateway(platform: Platform, folder: Path, name: str, *sets: str) -> AsyncIterator[Edge]:
-    """Run edgecore on a new host until the block ends; its Node is Ready. ``mqtt_port``, ``api_port`` and ``local_port`` lead inside."""
-    host = Host(folder)
+async def gateway(
+    platform: Platform, folder: Path, name: str, *sets: str, runtime: str = "cri", subnet: str = "10.88.0.0/16"
+) -> AsyncIterator[Edge]:
+    """Run edgecore on a new host until the block ends; its Node is Ready. ``mqtt_port``, ``api_port`` and ``local_port`` lead inside.
+
+    The host is ``edge.host``; a containerd runs there where ``runtime`` is ``cri``.
+    """
+    host = Host(folder, subnet=subnet)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(host.close)
         await host.open()
-        await host.start()
-        edge = await platform.add_edge(name, "pods.runtime=cri", f"pods.cri_socket={host.socket}", *sets, start=False)
+        if runtime == "cri":
+            await host.start()
+        where = (f"pods.runtime={runtime}", f"pods.cri_socket={host.socket}")
+        edge = await platform.add_edge(name, *where, *sets, start=False)
+        edge.host = host
         stack.push_async_callback(edge.kill)  # before the host goes: it is one of its processes
         await edge.relay.close()
         edge.relay = Relay(platform.broker_port)

@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -22,6 +22,9 @@ from tests.kit.ports import free_port
 from tests.kit.process import Daemon
 from tests.kit.relay import Relay
 from tests.kit.wait import eventually
+
+if TYPE_CHECKING:
+    from tests.kit.containerd import Host
 
 COMMAND_S = 30.0
 
@@ -59,6 +62,7 @@ class Edge:
         self.local_port = free_port()
         self._platform = platform
         self._sets = sets
+        self.host: Host | None = None  # the namespaces it runs in; None: this machine's own
         self.broker_scheme = "mqtts"  # "mqtt" where a foreign broker without TLS stands in between
         self.daemon: Daemon | None = None
 

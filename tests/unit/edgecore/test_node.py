@@ -239,3 +239,27 @@ def test_this_machine_has_real_values(tmp_path: Path) -> None:
 
 def test_a_machine_without_proc_is_described_with_zeros(tmp_path: Path) -> None:
     assert machine.observe(tmp_path, proc=tmp_path).memory_bytes == 0
+
+
+async def test_a_start_is_no_news_until_the_runtime_was_asked_and_its_going_is_told_at_once(db: Database) -> None:
+    outbox, clock = Outbox(), ManualClock()
+    room = room_of(db, outbox, clock, Link())
+    asked, said = False, node.Workloads(ready=False, reason="ContainerRuntimeDown", message="not looked at yet")
+    room._status.asked, room._status.workloads = lambda: asked, lambda: said
+    await room.turn()
+    before = list(outbox.states)
+    asked, said = True, node.Workloads(pods=110)
+    clock.advance(1)
+    await room.turn()
+    ready = ready_of(outbox)
+    said = node.Workloads(ready=False, reason="ContainerRuntimeDown", message="gone")
+    clock.advance(1)
+    await room.turn()
+
+    assert (before, ready, ready_of(outbox)) == ([], "True", "False")
+
+
+def ready_of(outbox: Outbox) -> str:
+    """The status of the condition Ready in what was put last."""
+    conditions = outbox.states[-1][1]["status"]["conditions"]
+    return next(str(c["status"]) for c in conditions if c["type"] == "Ready")
