@@ -17,6 +17,8 @@ from kubeapi.stored import DELETED, Event
 from proto.kit.clock import Clock, rfc3339
 
 Json = dict[str, Any]
+MAX_SELECTABLE = 8  # fields per version
+TOO_MANY = "FieldValueTooMany"
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"  # finalizer: its objects go first
 
 
@@ -233,12 +235,34 @@ def _version_causes(version: Json, path: str) -> list[Cause]:
         return [Cause(REQUIRED, f"{path}.schema.openAPIV3Schema", "Required value: schemas are required")]
     out = structural_causes(schema, f"{path}.schema.openAPIV3Schema")
     out += _column_causes(version.get("additionalPrinterColumns") or (), f"{path}.additionalPrinterColumns")
+    out += _selectable_causes(version.get("selectableFields") or (), schema, f"{path}.selectableFields")
     scale = (version.get("subresources") or {}).get("scale")
     for key in ("specReplicasPath", "statusReplicasPath"):
         if scale is not None and not str(scale.get(key) or "").startswith("."):
             out.append(
                 Cause(REQUIRED, f"{path}.subresources.scale.{key}", "Required value: a path such as .spec.replicas")
             )
+    return out
+
+
+def _selectable_causes(fields: Iterable[Json], schema: Json, path: str) -> list[Cause]:
+    out = []
+    for i, field in enumerate(fields):
+        where, text = f"{path}[{i}].jsonPath", str(field.get("jsonPath") or "")
+        at: Any = schema
+        for part in text.removeprefix(".").split("."):
+            at = ((at.get("properties") or {}) if isinstance(at, dict) else {}).get(part)
+        kind = at.get("type") if isinstance(at, dict) else None
+        if i >= MAX_SELECTABLE:
+            out.append(Cause(TOO_MANY, path, f"Too many: must have at most {MAX_SELECTABLE} items"))
+            break
+        if not text.startswith(".") or text.startswith(".metadata"):
+            out.append(Cause(INVALID, where, f'Invalid value: "{text}": must be a simple path such as .spec.color'))
+        elif kind is None:
+            out.append(Cause(INVALID, where, f'Invalid value: "{text}": does not refer to a field of the schema'))
+        elif kind not in ("string", "boolean", "integer"):
+            said = f'Invalid value: "{text}": must refer to a field of type string, boolean or integer, not {kind}'
+            out.append(Cause(INVALID, where, said))
     return out
 
 

@@ -94,6 +94,8 @@ class Registry:
         self._by_kind[res.group, res.version, res.kind] = res
         if not res.converts:
             self._by_storage[res.storage] = res
+        elif res.custom:  # the storage version may be one that is not served any more
+            self._by_storage.setdefault(res.storage, res)
         self.revision += 1
 
     def remove(self, res: Resource) -> None:

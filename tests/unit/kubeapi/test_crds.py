@@ -205,6 +205,35 @@ async def test_generation_grows_with_the_spec_only(api: Api) -> None:  # API-8
     assert changed["status"] == {"phase": "Hot"}
 
 
+async def test_objects_are_selected_by_the_fields_that_their_definition_names(api: Api) -> None:
+    res = await served(api, crd(selectableFields=[{"jsonPath": ".spec.mode"}, {"jsonPath": ".spec.size"}]))
+    for name, mode in (("a", "auto"), ("b", "manual")):
+        await api.create(res, {"metadata": {"name": name}, "spec": {"size": 2, "mode": mode}})
+
+    async def names(selector: str) -> list[str]:
+        found = api.objects.list(res, None, ListOptions(field_selector=selector)).items
+        return [item["metadata"]["name"] for item in found]
+
+    assert await names("spec.mode=manual,spec.size=2") == ["b"]
+    assert await names("spec.mode!=manual") == ["a"]
+    with pytest.raises(ApiError, match=r"field label not supported: spec\.port"):
+        await names("spec.port=1")
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("spec.mode", "simple path"),
+        (".metadata.name", "simple path"),
+        (".spec.nothing", "does not refer"),
+        (".spec.tags", "string, boolean or integer"),
+    ],
+)
+async def test_a_field_that_nothing_can_be_selected_by_is_refused(api: Api, path: str, why: str) -> None:
+    with pytest.raises(ApiError, match=why):
+        await api.objects.create(CRD, "", crd(selectableFields=[{"jsonPath": path}]))
+
+
 async def test_every_served_version_reads_the_same_object(api: Api) -> None:  # API-14
     body = crd()
     body["spec"]["versions"].append({**body["spec"]["versions"][0], "name": "v2", "storage": False})
@@ -218,6 +247,23 @@ async def test_every_served_version_reads_the_same_object(api: Api) -> None:  # 
     assert b'"example.io/v2"' in watched[0].frame
     (listed,) = api.objects.list(v2, None, ListOptions()).stored
     assert b'"example.io/v2"' in listed.body
+
+
+async def test_objects_that_rest_in_a_version_that_is_not_served_are_collected_all_the_same(api: Api) -> None:
+    body = crd()
+    (first,) = body["spec"]["versions"]
+    body["spec"]["versions"] = [{**first, "served": False}, {**first, "name": "v2", "storage": False}]
+    await api.controllers.start()
+    await api.objects.create(CRD, "", body)
+    v2 = await served_version(api, "v2")
+    owner = await api.create(kinds.CONFIG_MAP, {"metadata": {"name": "owner"}})
+    ref = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]}
+    await api.create(v2, {"metadata": {"name": "k", "ownerReferences": [ref]}, "spec": {"size": 1}})
+    assert api.objects.get(v2, "default", "k")["apiVersion"] == "example.io/v2"
+
+    await api.objects.delete(kinds.CONFIG_MAP, "default", "owner")
+    await api.controllers.settle()
+    assert api.store.get(v2, "default", "k") is None
 
 
 async def test_objects_of_a_former_storage_version_are_read_in_the_new_one(api: Api) -> None:
