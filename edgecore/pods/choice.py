@@ -15,7 +15,6 @@ from proto.kit.database import Database, Tx
 SCHEMA = "CREATE TABLE IF NOT EXISTS pod_runtime (id INTEGER PRIMARY KEY CHECK (id = 1), name TEXT NOT NULL);"
 CRI, PROCESS, NONE = "cri", "process", "none"
 CONNECT_S = 1.0
-PACKAGED = Path("/var/lib/skerry/edge")
 
 
 def remembered(db: Database) -> str:
@@ -67,7 +66,7 @@ def _process_lacks() -> str:
     return "" if shutil.which("bwrap") else "bubblewrap (bwrap) is not installed"
 
 
-def open_runtime(name: str, settings: PodsSettings, clock: Clock, data_dir: Path = PACKAGED) -> ContainerRuntime:
+def open_runtime(name: str, settings: PodsSettings, clock: Clock, data_dir: Path) -> ContainerRuntime:
     """Open a runtime that ``choose`` returned."""
     return OPENERS[name](settings, clock, data_dir)
 

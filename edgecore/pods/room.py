@@ -56,7 +56,7 @@ IMAGES_S = 60.0
 RECLAIM_S = 60.0
 TOP_IMAGES = 50
 MANIFESTS = "manifests"
-OpenRuntime = Callable[[str, PodsSettings, Clock], ContainerRuntime]
+OpenRuntime = Callable[[str, PodsSettings, Clock, Path], ContainerRuntime]
 
 
 @dataclass(slots=True)
@@ -206,7 +206,7 @@ class PodRoom:
             await self._clock.sleep(DETECT_S)
 
     async def _begin(self, group: asyncio.TaskGroup, name: str) -> None:
-        runtime = self.runtime = self._open_runtime(name, self._settings, self._clock)
+        runtime = self.runtime = self._open_runtime(name, self._settings, self._clock, self._directory.path)
         tokens = await self._open_tokens()
         builder = self.builder = Builder(
             self._directory,
@@ -219,6 +219,7 @@ class PodRoom:
             api=self._around.api,
             say=self.events.say,
             online=self._around.online,
+            child=name == choice.PROCESS,
         )
         self._assemble(runtime, builder)
         assert self.controller is not None

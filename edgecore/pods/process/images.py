@@ -5,7 +5,9 @@ named by the digests of its layers, so that images of the same layers share one 
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,10 +17,10 @@ from typing import Any
 import msgspec
 
 from edgecore.pods import usage
-from edgecore.pods.process import boot
+from edgecore.pods.process import boot, wire
 from edgecore.pods.process.records import save
 from edgecore.pods.references import parse
-from edgecore.pods.runtime import Filesystem, Image, NoSuch, RuntimeAway, RuntimeRefused
+from edgecore.pods.runtime import Auth, Filesystem, Image, NoSuch, RuntimeAway, RuntimeRefused
 from proto.kit.clock import Clock
 
 HOST = "host"  # not an image: the node's own root file system, read-only
@@ -124,6 +126,33 @@ class ImageStore:
                 self._keep(record)
         return list(dict.fromkeys(brought))
 
+    async def pull(self, reference: str, auth: Auth | None) -> str:
+        """Bring an image from its registry; returns its id. Raises NoSuch, RuntimeRefused, RuntimeAway."""
+        from edgecore.pods.process import registry  # noqa: PLC0415  many gateways never pull
+
+        folder = self.folder / "pulls" / secrets.token_hex(8)
+        folder.mkdir(parents=True, mode=0o700)
+        lock = os.open(folder / wire.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # as long as it is held, nobody sweeps the folder
+            layout = folder / "layout"
+            wanted = registry.download(reference, auth, layout, os.uname().machine)
+            try:
+                _, manifest, config = await wanted.manifest()
+                if not (self.folder / "roots" / _chain(config)).exists():
+                    await wanted.layers(manifest)
+                await self.take(layout, (str(parse(reference)),))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise RuntimeRefused(
+                    f"{reference}: the registry's answer is no image: {error}", "ErrImagePull"
+                ) from error
+            except OSError as error:
+                raise RuntimeRefused(f"{reference}: {error.strerror or error}".lower(), "ErrImagePull") from error
+            return str(manifest["config"]["digest"])
+        finally:
+            os.close(lock)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
     def filesystem(self) -> Filesystem:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         return Filesystem(str(self.folder), usage.of(self.folder))
@@ -175,6 +204,10 @@ class ImageStore:
                 for path in (self.folder / name).iterdir():
                     if name == "partial" or path.name not in needed:
                         shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            for path in (self.folder / "pulls").iterdir():
+                if not wire.lives(path):
+                    shutil.rmtree(path, ignore_errors=True)
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
@@ -192,6 +225,11 @@ class ImageStore:
             yield
         finally:
             os.close(fd)
+
+
+def _chain(config: dict[str, Any]) -> str:
+    """Return the name of the root that an image's layers make."""
+    return hashlib.sha256("\n".join(config["rootfs"]["diff_ids"]).encode()).hexdigest()
 
 
 def of(store: ImageStore, reference: str) -> Record:

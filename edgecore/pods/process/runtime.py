@@ -335,11 +335,7 @@ class ProcessRuntime:
     async def pull(self, reference: str, auth: port.Auth | None = None) -> str:
         if reference in images.HOST_NAMES:
             return images.HOST
-        del auth
-        raise RuntimeRefused(
-            f"this node has no container runtime to pull {reference}: bring it with `edgecore images import FILE`",
-            "ErrImagePull",
-        )
+        return await self._images.pull(reference, auth)
 
     async def remove_image(self, image_id: str) -> None:
         await self._images.remove(image_id)

@@ -1,6 +1,7 @@
 """The process runtime, in a network of its own on this machine."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from edgecore.pods.runtime import Security
 from proto.kit.clock import SystemClock
 from tests.conformance.runtime.promises import RuntimeConformance
 from tests.conformance.runtime.settings import NetworkPromises, field
+from tests.conformance.runtime.stored import PullPromises
 from tests.conformance.runtime.world import Node, World
 from tests.kit import images
 from tests.kit.containerd import Host
+from tests.kit.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +49,15 @@ async def world(node: Node, tmp_path: Path) -> AsyncIterator[World]:
     await one.close()
 
 
-class TestProcess(RuntimeConformance, NetworkPromises):
-    """All of the port's promises but pulling."""
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    one = Registry(socket.create_server(("127.0.0.1", 0)))
+    yield one
+    one.close()
+
+
+class TestProcess(RuntimeConformance, NetworkPromises, PullPromises):
+    """All of the port's promises."""
 
     async def test_no_new_privileges_and_seccomp_are_set_as_asked(self, world: World) -> None:
         """bubblewrap takes new privileges from whatever it starts, so a container never has them (PROC-9)."""
