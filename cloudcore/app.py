@@ -24,7 +24,7 @@ from cloudcore.kube.client import KubeClient
 from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.informer import InformerSettings
 from cloudcore.kubelet.access import Callers
-from cloudcore.kubelet.address import address_of
+from cloudcore.kubelet.address import address_of, type_of
 from cloudcore.kubelet.server import KubeletApi
 from cloudcore.link_log import SqlLog
 from cloudcore.revocation import Revocations
@@ -216,7 +216,9 @@ class App:
         own, options = self._own(), self.settings.kubelet
         context = tls.client_context(own.cert, own.key, self.authority.ca_file)
         self.supervisor.spawn(tls.Reloading(context, own.cert, own.key, clock=self.clock).run(), "kubelet-certificate")
-        return KubeletAccess(context, dial="" if options.advertise else _local(options.host))
+        # Only the address that we write ourselves: a node says the others.
+        types = (type_of(options.address_type, embedded=True),)
+        return KubeletAccess(context, types, dial="" if options.advertise else _local(options.host))
 
     async def _kubelets(self, stack: AsyncExitStack, cluster: Cluster) -> None:
         options = self.settings.kubelet

@@ -1,6 +1,7 @@
 """The API server's side of a kubelet endpoint: find it in the Node, ask over TLS, read the answer in bounded pieces."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ DEFAULT_PORT = 10250
 READ_BYTES = 64 << 10
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 100
+HOST = re.compile(
+    r"[A-Za-z0-9]([-A-Za-z0-9._:]{0,251}[A-Za-z0-9])?|::1?"
+)  # a node says it: it must stay inside its line
 
 Json = dict[str, Any]
 
@@ -60,7 +64,7 @@ def endpoint(node: Json, address_types: tuple[str, ...]) -> Endpoint:
     addresses = [a for a in status.get("addresses") or () if isinstance(a, dict) and a.get("address")]
     for wanted in address_types:
         for address in addresses:
-            if address.get("type") == wanted:
+            if address.get("type") == wanted and HOST.fullmatch(str(address["address"])):
                 return Endpoint(str(address["address"]), int(port))
     name = node["metadata"]["name"]
     text = f"node {name} has no address of the types {', '.join(address_types)}"

@@ -29,11 +29,15 @@ class KubeletAddress:
 
 def address_of(kind: str, advertise: str, port: int, *, embedded: bool, server: str) -> KubeletAddress:
     """Return what nodes' statuses say. ``server``: the API server's URL, to which our own address is looked up."""
-    if embedded:
-        chosen: AddressType = "InternalDNS" if kind == "auto" else _typed(kind)
-        return KubeletAddress(chosen, advertise or NODE, port)
-    chosen = "Hostname" if kind == "auto" else _typed(kind)
-    return KubeletAddress(chosen, advertise or towards(server), port)
+    host = advertise or (NODE if embedded else towards(server))
+    return KubeletAddress(type_of(kind, embedded=embedded), host, port)
+
+
+def type_of(kind: str, *, embedded: bool) -> AddressType:
+    """Return the type that the setting ``kind`` stands for."""
+    if kind == "auto":
+        return "InternalDNS" if embedded else "Hostname"
+    return "InternalIP" if kind == "InternalIP" else "InternalDNS" if kind == "InternalDNS" else "Hostname"
 
 
 def towards(server: str) -> str:
@@ -45,7 +49,3 @@ def towards(server: str) -> str:
                 sock.connect(address)  # sends nothing: the kernel only picks the source address
                 return str(sock.getsockname()[0])
     return "127.0.0.1"
-
-
-def _typed(kind: str) -> AddressType:
-    return "InternalIP" if kind == "InternalIP" else "InternalDNS" if kind == "InternalDNS" else "Hostname"

@@ -32,6 +32,7 @@ STREAMED: dict[str, Streamed] = {
 }
 MAX_FIGURES_BYTES = 16 << 20
 PING_S = 5.0
+FIGURES_S = 30.0
 TEXT = "text/plain; charset=utf-8"
 Json = dict[str, Any]
 
@@ -78,7 +79,7 @@ class KubeletApi:
         except ChannelsClosed as error:
             return _text(502, str(error))
         except TimeoutError:
-            return _text(504, f"the node did not answer within {PING_S:g} s")
+            return _text(504, "the node did not answer in time")
         except Retryable as error:
             return _text(503, str(error))
         except SkerryError as error:
@@ -89,6 +90,8 @@ class KubeletApi:
         named = ""
         if len(segments) > 1 and segments[0] == "nodes":
             named, segments = segments[1], segments[2:]
+            if self._by_host(request) not in ("", named):
+                raise CallRefused(404, "NotFound", f"node {named} is not the one that was asked")
         path = segments[0] if segments else ""
         if path in STREAMED:
             return await self._stream(request, STREAMED[path], segments, named)
@@ -118,6 +121,7 @@ class KubeletApi:
             uid = rest.pop(2)
         if len(rest) != names:
             raise CallRefused(404, "NotFound", "404 page not found")
+        named = named or self._by_host(request)  # whoever may ask one node's kubelet may not ask all of them
         namespace, name = rest[:2]
         pod = await self._pod(namespace, name)
         node = str(pod["spec"].get("nodeName") or "") if pod is not None else ""
@@ -182,16 +186,16 @@ class KubeletApi:
         return Response(200, body=canonical.encode(body))
 
     async def _figures(self, node: str, kind: str, content_type: str) -> Response:
-        channels = await self._streams.open(node, Call(cast("Any", kind)))
         out = bytearray()
-        try:
-            while (chunk := await channels.read()) is not None:
-                if chunk.channel == STDOUT:
-                    out += chunk.data
-                if len(out) > MAX_FIGURES_BYTES:
-                    raise CallRefused(502, "InternalError", f"node {node} says more than {MAX_FIGURES_BYTES} bytes")
-        finally:
-            await channels.close()
+        async with asyncio.timeout(FIGURES_S):
+            channels = await self._streams.open(node, Call(cast("Any", kind)))
+            try:
+                while (chunk := await channels.read()) is not None:
+                    out += chunk.data if chunk.channel == STDOUT else b""
+                    if len(out) > MAX_FIGURES_BYTES:
+                        raise CallRefused(502, "InternalError", f"node {node} says more than {MAX_FIGURES_BYTES} bytes")
+            finally:
+                await channels.close()
         return Response(200, content_type, body=bytes(out))
 
 

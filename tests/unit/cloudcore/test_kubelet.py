@@ -14,7 +14,7 @@ from cloudcore.kube.resources import NODE, POD, Kind
 from cloudcore.kubelet.access import Callers
 from cloudcore.kubelet.address import KubeletAddress, address_of
 from cloudcore.kubelet.server import KubeletApi
-from kubeapi.kubelet import Endpoint, KubeletAccess, KubeletAway, ask
+from kubeapi.kubelet import Endpoint, KubeletAccess, KubeletAway, ask, endpoint
 from proto.calls import Call, CallRefused
 from proto.kit import tls
 from proto.kit.channels import STDOUT, Channels, local_pair
@@ -135,6 +135,24 @@ async def test_a_node_is_named_by_the_host_or_by_the_path(world: World, tmp_path
     assert (await world.get("/nodes/gw-1/stats/summary", file=admin)).body == b"stats of node\n"
     answer = await world.get("/stats/summary", file=admin)
     assert (answer.status, answer.body) == (404, b"name the node: /nodes/NODE in front of the path\n")
+
+
+async def test_who_is_asked_as_one_node_answers_for_no_other(world: World, tmp_path: Path) -> None:
+    admin = tmp_path / "admin.kubeconfig"
+    other = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "gw-2", "labels": {EDGE_LABEL: ""}}}
+    await world.cloud.client.create(NODE, "", other)
+    await eventually(lambda: world.cloud.cluster.nodes.get("", "gw-2"))
+    for path in ("/containerLogs/default/on-gw-1/app", "/nodes/gw-1/stats/summary"):
+        status, _ = await world.by_name("gw-2", path, admin)
+        assert status == 404
+    assert world.canned.calls == []
+
+
+@pytest.mark.parametrize("said", ["a\r\nContent-Length: 0\r\n\r\nGET /x HTTP/1.1", "a b", "", "[::1]", "-"])
+def test_a_node_writes_nothing_into_a_request_by_its_address(said: str) -> None:
+    addresses = [{"type": "Hostname", "address": said}, {"type": "InternalDNS", "address": "gw-1"}]
+    found = endpoint({"metadata": {"name": "gw-1"}, "status": {"addresses": addresses}}, ("Hostname", "InternalDNS"))
+    assert found.host == "gw-1"
 
 
 async def test_a_ping_goes_to_the_node_and_back(world: World, tmp_path: Path) -> None:
