@@ -2,30 +2,59 @@
 
 import asyncio
 import json
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import grpclib
 import pytest
 
 from edgecore import kinds, offline
 from kubeapi.kinds import POD
 from kubeapi.store import Store
+from proto.kit import canonical
 from proto.kit.clock import SystemClock
 from proto.kit.database import Database
 from tests.e2e.conftest import LoneEdge
 from tests.kit.containerd import Host
+from tests.kit.images import PYTHON_REF
 from tests.kit.platform import CommandFailed, command
 from tests.kit.pods import container, pod
 from tests.kit.terminal import open_terminal, work_at
 from tests.kit.wait import eventually
 
 Json = dict[str, Any]
+PACKAGES = Path(grpclib.__file__).parents[1]
+HEALTH = """
+import asyncio
+from grpclib.health.check import ServiceStatus
+from grpclib.health.service import Health
+from grpclib.server import Server
+
+class Valve:
+    def __mapping__(self):
+        return {"/valve.Valve/Turn": None}
+
+async def main():
+    valve, check = Valve(), ServiceStatus()
+    check.set(True)
+    server = Server([Health({valve: [check]})])
+    await server.start("0.0.0.0", 9000)
+    print("listening", flush=True)
+    await asyncio.sleep(3)
+    check.set(False)
+    await server.wait_closed()
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    one = Host(tmp_path_factory.mktemp("host") / "h", subnet="10.91.0.0/16")
+    one = Host(tmp_path_factory.mktemp("host") / "h", subnet="10.91.0.0/16", archives=("busybox", "python"))
 
     async def start() -> None:
         await one.open()
@@ -70,6 +99,13 @@ def status(edge: LoneEdge, name: str) -> Json:
 def is_ready(edge: LoneEdge, name: str, restarts: int = 0) -> bool:
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status(edge, name).get("conditions") or [])
     return ready and status(edge, name)["containerStatuses"][0]["restartCount"] == restarts
+
+
+def events(edge: LoneEdge, reason: str) -> list[Json]:
+    """What waits for the cloud to be told."""
+    with closing(sqlite3.connect(f"file:{edge.directory.database}?mode=ro", uri=True)) as db:
+        rows = db.execute("SELECT body FROM link_message WHERE kind = 'event'").fetchall()
+    return [event for event in (canonical.decode(row[0]) for row in rows) if event["reason"] == reason]
 
 
 def ids(edge: LoneEdge, *names: str) -> list[str]:
@@ -153,3 +189,42 @@ async def test_the_technician_works_in_a_container_as_on_a_terminal(host: Host, 
 
     assert (code, left == found) == (7, True), person.screen
     assert is_ready(edge, "web"), "what the person ended was the shell"
+
+
+def probing(every: Json, **fields: Any) -> Json:
+    return {**every, "periodSeconds": 1, "failureThreshold": 1, **fields}
+
+
+async def test_probes_reach_a_pod_at_its_own_address(edge: LoneEdge) -> None:
+    """POD-9: HTTP with a named port, TCP, and gRPC with a service."""
+    serve = ("sh", "-c", "mkdir /www; echo yes > /www/ready; httpd -p 8080 -h /www; sleep 3; rm /www/ready; sleep 1000")
+    web = container(
+        command=serve,
+        ports=[{"name": "web", "containerPort": 8080}],
+        startupProbe=probing({"tcpSocket": {"port": "web"}}, failureThreshold=30),
+        readinessProbe=probing({"httpGet": {"path": "/ready", "port": "web", "scheme": "HTTP"}}),
+        livenessProbe=probing({"tcpSocket": {"port": 8080}}),
+    )
+    deaf = container(command=("sleep", "1000"), livenessProbe=probing({"tcpSocket": {"port": 8080}}))
+    valve = container(
+        command=("python3", "-u", "-c", HEALTH),
+        image=PYTHON_REF,
+        env=[{"name": "PYTHONPATH", "value": "/packages"}],
+        volumeMounts=[{"name": "packages", "mountPath": "/packages", "readOnly": True}],
+        startupProbe=probing({"tcpSocket": {"port": 9000}}, failureThreshold=60),
+        readinessProbe=probing({"grpc": {"port": 9000, "service": "valve.Valve"}}),
+    )
+    volumes = [{"name": "packages", "hostPath": {"path": str(PACKAGES)}}]
+    wanted: Json = {"terminationGracePeriodSeconds": 0}
+    await seed(
+        edge, pod("web", web, **wanted), pod("deaf", deaf, **wanted), pod("valve", valve, volumes=volumes, **wanted)
+    )
+    await edge.daemon.start()
+
+    await eventually(lambda: is_ready(edge, "web") and is_ready(edge, "valve"), 30)
+    await eventually(lambda: not is_ready(edge, "web") and not is_ready(edge, "valve"), 20)
+    await eventually(lambda: status(edge, "deaf")["containerStatuses"][0]["restartCount"] >= 1, 20)
+
+    assert [status(edge, name)["containerStatuses"][0]["restartCount"] for name in ("web", "valve")] == [0, 0]
+    expected = ("statuscode: 404", "NOT_SERVING", "Liveness probe failed")
+    await eventually(lambda: all(words in json.dumps(events(edge, "Unhealthy")) for words in expected))
