@@ -17,6 +17,7 @@ from edgecore.devices.controller import DeviceController
 from edgecore.devices.mappers import Mappers
 from edgecore.door import Door
 from edgecore.localapi import journal as offline_writes
+from edgecore.localapi.continuation import Continuation
 from edgecore.localapi.events import LocalEvents
 from edgecore.localapi.journal import Journal
 from edgecore.localapi.refusals import Refusals
@@ -168,6 +169,16 @@ class App:
             name, self._cloud(), db, self.replica, settings.link, clock=clock, rng=rng, metrics=metrics
         )
         self.journal.connect(self.link.outbox, self.replica.show)
+        self.continuation = Continuation(
+            name,
+            store,
+            self.journal,
+            self.link.outbox,
+            online=lambda: self.link.status().connected,
+            clock=clock,
+            rng=rng,
+        )
+        self.journal.adopt = self.continuation.answers.adopt
         self.node = NodeStatus(
             name,
             db,
@@ -254,7 +265,7 @@ class App:
             synced=lambda: self.replica.knows_node() and self.link.status().connected,
             online=lambda: self.link.status().connected,
             api=(local.pod_address, local.port) if local.enabled else None,
-            free=lambda: (self.node.facts.memory_free_bytes, self.node.facts.disk_free_bytes),
+            free=lambda: machine.free_now(self.directory.path),
             mirrors=self.replica.mirrors,
         )
 
@@ -288,6 +299,7 @@ class App:
         spawn(self.link.run(), "link")
         spawn(self.door.run(), "door")
         spawn(self.journal.run(self.db, lambda: self.link.status().connected), "offline-writes")
+        spawn(self.continuation.run(), "continuation")
         spawn(self.devices.run(), "devices")
         spawn(self.mappers.run(), "mappers")
         if self.settings.cloud.join:

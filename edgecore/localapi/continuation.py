@@ -64,6 +64,7 @@ class Continuation:
         self._wake: Callable[[], None] | None = None
         self._woken_at: datetime | None = None
         self._pods_of: Callable[[Json], list[Json]] = lambda _job: []
+        self._named_for: Callable[[Json], list[Json]] = lambda _job: []
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -120,6 +121,9 @@ class Continuation:
         indexes = Indexes(self._store)
         indexes.start()
         self._pods_of = lambda job: indexes.pods.get(("owner", job["metadata"]["uid"]))
+        self._named_for = lambda job: indexes.pods.get(
+            ("label", job["metadata"]["namespace"], JOB_NAME, job["metadata"]["name"])
+        )
         share = Share(self._fires, self._counts, lambda: self._away_at, HISTORY)
         jobs, crons = Jobs(objects, indexes, self._runs), CronJobs(objects, indexes, share)
         for controller in (jobs, crons):
@@ -143,10 +147,12 @@ class Continuation:
         return _is_continued(job) or any((p.get("status") or {}).get("phase") not in ended for p in self._pods_of(job))
 
     def _runs(self, obj: Json) -> bool:
-        """Whether a Job that began here is run here: not while the cloud is about to be told of it."""
+        """Whether a Job that began here is run here: not while the cloud is about to be told of it, or has begun it itself."""
         if not _is_continued(obj) or obj["kind"] != JOB.kind:
             return _is_continued(obj)
-        return self._is_ours() or bool(self._pods_of(obj))
+        if self._pods_of(obj):
+            return True
+        return self._is_ours() and all(map(_is_continued, self._named_for(obj)))
 
     def _mark(self, attempt: Attempt) -> Json | None:
         """Mark pods that begin here; refuse a run of which the cloud's pod is here before its Job."""

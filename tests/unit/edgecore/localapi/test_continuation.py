@@ -262,3 +262,42 @@ async def test_a_cron_job_made_at_the_node_fires_there_until_the_cloud_is_back(a
     await away.turn(60)
     await away.jobs(1)
     assert away.names(JOB)[0].startswith("mine-")
+
+
+def job(name: str = "by-hand") -> Json:
+    template = {"spec": {"containers": [{"name": "main", "image": "saw:1"}], "restartPolicy": "Never"}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": template}}
+
+
+async def test_a_job_made_at_the_node_runs_there_while_the_cloud_is_away(away: Away) -> None:  # LOCAL-15
+    await away.cut()
+    await away.node.create(JOB, job())
+    await away.turn()
+    ran = await away.pod()
+    assert ran["metadata"]["annotations"][labels.CONTINUED] == "by-hand"
+    assert len(away.node.sent()) == 1
+
+
+async def test_a_job_made_at_the_node_is_the_clouds_while_it_is_there(away: Away) -> None:  # LOCAL-16
+    await away.cut()
+    await away.node.create(JOB, job("first"))
+    await away.turn()
+    await away.pod()
+    await away.mend()
+    await away.node.create(JOB, job())
+    await away.turn(CALM_S)
+    await asyncio.sleep(0.05)
+    assert len(away.names(POD)) == 1
+
+
+async def test_a_job_that_the_cloud_began_before_the_cut_is_not_begun_again(away: Away) -> None:  # LOCAL-16
+    await away.node.create(JOB, job())
+    theirs = await away.cloud_pod(job="by-hand")
+    found = away.node.get(POD, theirs)
+    assert found is not None
+    named = {**found, "metadata": {**found["metadata"], "labels": {"batch.kubernetes.io/job-name": "by-hand"}}}
+    await away.node.db.tx(lambda tx: away.node.store.put(tx, POD, named))
+    await away.cut()
+    await away.turn(60)
+    await asyncio.sleep(0.05)
+    assert away.names(POD) == [theirs]
