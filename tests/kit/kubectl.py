@@ -50,7 +50,8 @@ class Kubectl:
 
     def environment(self, env: dict[str, str] | None) -> dict[str, str]:
         kept = {key: os.environ[key] for key in ("PATH", "LANG", "TMPDIR") if key in os.environ}
-        return {**kept, "HOME": str(self.home), **self.env, **(env or {})}
+        # A kubectl lives for a blink: collecting its garbage is a fifth of what it costs.
+        return {**kept, "GOGC": "400", "HOME": str(self.home), **self.env, **(env or {})}
 
 
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
