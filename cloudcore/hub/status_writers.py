@@ -34,6 +34,7 @@ OWN_FIELDS = (
     "ephemeralContainerStatuses",
 )
 OWN_CONDITIONS = ("ContainersReady", "Initialized", "PodReadyToStartContainers", "Ready")
+NO_LONGER_SAID = {"reason": None, "message": None}  # a condition that became true has no reason: the old one must go
 MERGED_BY_KEY = ("hostIPs", "podIPs")  # a strategic patch would keep addresses that are gone
 EnsureStatus = Callable[[Name], Awaitable[dict[str, Any] | None]]
 PutNodeStatus = Callable[[str, dict[str, Any]], Awaitable[None]]
@@ -202,7 +203,9 @@ def patch_of(current: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, A
     Conditions merge by type at the server, so that what another writer has just changed is not undone.
     """
     out: dict[str, Any] = dict.fromkeys(OWN_FIELDS)  # None: what the node no longer says goes
-    out |= {k: v for k, v in said.items() if k in OWN_FIELDS or k == "conditions" or k not in current}
+    out |= {k: v for k, v in said.items() if k in OWN_FIELDS or k not in current}
+    if said.get("conditions"):
+        out["conditions"] = [{**NO_LONGER_SAID, **condition} for condition in said["conditions"]]
     for field in MERGED_BY_KEY:
         if out[field]:
             out[field] = [*out[field], {"$patch": "replace"}]

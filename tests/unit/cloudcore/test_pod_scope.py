@@ -141,6 +141,18 @@ async def test_a_status_is_joined_with_what_others_say_about_the_pod(cloud: Clou
     assert status["podIPs"] == [{"ip": "10.0.0.2"}]
 
 
+async def test_a_condition_that_became_true_keeps_no_reason(cloud: Cloud) -> None:  # HUB-8
+    uid = (await run_pod(cloud))["metadata"]["uid"]
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z"}
+    waits = {**ready, "status": "False", "reason": "ContainersNotReady", "message": "containers with unready status"}
+
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 1, phase="Pending", conditions=[waits])])
+    before = (await shown(cloud))["conditions"]
+    await cloud.hub.upstream.apply("gw-1", [said(uid, 2, phase="Running", conditions=[ready])])
+
+    assert (before, (await shown(cloud))["conditions"]) == ([waits], [ready])
+
+
 async def test_a_status_for_another_pod_of_the_name_is_dropped_and_counted(cloud: Cloud) -> None:  # HUB-6
     await run_pod(cloud)
 
@@ -347,6 +359,17 @@ async def test_people_hear_at_the_node_of_a_mirror_that_was_not_made(cloud: Clou
     told = [event for event in await events(cloud) if event["reason"] == "MessageRefused"]
     assert told[0]["involvedObject"]["name"] == "gw-1"
     assert "pull" in told[0]["message"]
+
+
+async def test_a_mirror_brings_its_node_no_account(cloud: Cloud) -> None:  # HUB-2, HUB-10
+    mirror = pod(automountServiceAccountToken=False)
+    annotations = {"kubernetes.io/config.mirror": "h"}
+    mirror["metadata"] = {"name": "own", "namespace": "kube-system", "annotations": annotations}
+    await tell(cloud, 1, "pod-mirror", pod=mirror)
+
+    await eventually(lambda: cloud.hub.scope.holds("gw-1", POD.key("kube-system", "own")))
+
+    assert not cloud.hub.scope.holds("gw-1", SERVICE_ACCOUNT.key("kube-system", "default"))
 
 
 async def test_how_a_pod_finished_is_not_changed_afterwards(cloud: Cloud) -> None:
