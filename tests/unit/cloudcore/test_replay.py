@@ -12,6 +12,7 @@ from cloudcore.kube.client import MERGE_PATCH
 from cloudcore.kube.errors import NotFound
 from cloudcore.kube.resources import (
     CONFIG_MAP,
+    CRON_JOB,
     DEPLOYMENT,
     DEVICE,
     EVENT,
@@ -449,3 +450,64 @@ async def test_a_write_that_no_api_server_takes_is_refused_and_kept(desk: Desk, 
 async def test_what_is_no_write_at_all_is_dropped(desk: Desk) -> None:
     with pytest.raises(MalformedMessage):
         await desk.replay.carry(NODE, MessageRow(1, writes.KIND, b'{"seq": "x"}'), {})
+
+
+RUN_AT = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+PINNED = {
+    "restartPolicy": "Never",
+    "nodeSelector": {"kubernetes.io/hostname": NODE},
+    "containers": [{"name": "c", "image": "i"}],
+}
+
+
+async def cron(desk: Desk) -> Json:
+    """A CronJob that only this node can run."""
+    spec = {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": {"spec": PINNED}}}}
+    body = {"apiVersion": CRON_JOB.api_version, "kind": "CronJob", "metadata": {"name": "tick"}, "spec": spec}
+    made = await desk.cloud.client.create(CRON_JOB, "default", body)
+    await eventually(lambda: desk.cloud.hub.scope.holds(NODE, CRON_JOB.key("default", "tick")))
+    return made
+
+
+def run_of(made: Json, at: str = "2026-01-01T00:00:00Z") -> Json:
+    owner = {"apiVersion": CRON_JOB.api_version, "kind": "CronJob", "name": "tick", "uid": made["metadata"]["uid"]}
+    metadata = {
+        "name": "tick-1",
+        "namespace": "default",
+        "labels": {labels.NODE: NODE},
+        "annotations": {RUN_AT: at},
+        "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
+    }
+    spec = {"template": {"metadata": {"labels": {}}, "spec": PINNED}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def fired(desk: Desk, job: Json) -> Write:
+    return desk.write("create", JOB.key("default", "tick-1"), kind="Job", api_version="batch/v1", mine=job)
+
+
+async def test_a_run_that_was_made_at_a_node_is_made_in_the_cloud_as_its_cron_jobs(desk: Desk) -> None:  # LOCAL-17
+    await register(desk, NODE)
+    made = await cron(desk)
+
+    answer = await desk.carry(fired(desk, run_of(made)))
+
+    found = await desk.get(JOB, "tick-1")
+    assert (answer.outcome, answer.message) == ("applied", "")
+    assert found is not None
+    assert found["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
+    assert found["spec"]["selector"]
+
+
+async def test_a_run_that_both_sides_made_is_one_run_and_another_of_that_name_is_a_conflict(desk: Desk) -> None:
+    await register(desk, NODE)  # LOCAL-17
+    made = await cron(desk)
+    theirs = run_of(made)
+    theirs["spec"]["template"]["spec"] = {**PINNED, "containers": [{"name": "c", "image": "newer"}]}
+    await desk.cloud.client.create(JOB, "default", theirs)
+    await eventually(lambda: desk.cloud.hub.scope.holds(NODE, JOB.key("default", "tick-1")))
+
+    same = await desk.carry(fired(desk, run_of(made)))
+    other = await desk.carry(fired(desk, run_of(made, at="2026-01-02T00:00:00Z")))
+
+    assert (same.outcome, other.outcome, other.reason) == ("applied", "conflict", "AlreadyExists")
