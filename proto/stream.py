@@ -18,6 +18,7 @@ COST_BYTES = 128  # of a frame beside its content
 QUEUE_BYTES = 64 << 10  # written here and not sent yet, of one stream
 PROBE_S = 2.0  # without an acknowledgement until it is asked for again
 LOST_S = 20.0  # without an acknowledgement until a frame counts as lost
+MAX_FINISHES = 8  # more than there are channels
 MAX_STRAYS = 256  # answers to frames of streams that are not here; more are not answered
 GAP = "a frame of this stream was lost, came twice or out of order"
 UNKNOWN = "the other side does not know this stream (any more)"
@@ -46,6 +47,7 @@ class Stream:
         "consumed_bytes",
         "ended",
         "expected",
+        "finishes",
         "granted_bytes",
         "inbox",
         "limit_bytes",
@@ -76,6 +78,7 @@ class Stream:
         self.queued_bytes = 0
         self.seq = 0  # of the last frame sent
         self.expected = 1  # of the next frame to come
+        self.finishes = 0  # that came: they cost no credit
         self.outstanding: deque[tuple[int, int, float]] = deque()  # seq, cost, when: sent and not confirmed
         self.probed_s = now_s
         self.sent_bytes = self.limit_bytes = 0
@@ -307,13 +310,14 @@ class Mux:
             self._strays.append((number, body))
 
     def _take(self, stream: Stream, body: Body) -> None:
-        if isinstance(body, Portion):
+        if isinstance(body, Portion) and body.content:
             stream.received_bytes += len(body.content)
             if stream.received_bytes > stream.granted_bytes:
                 self.close(stream, "the other side sent more than it was granted")
                 return
             stream.inbox.append(Chunk(body.channel, body.content))
-        elif isinstance(body, Finish):
+        elif isinstance(body, Finish) and stream.finishes < MAX_FINISHES:
+            stream.finishes += 1
             stream.inbox.append(Chunk(body.channel, b""))
         elif isinstance(body, Accepted) and not self._serves:
             stream.accepted = True

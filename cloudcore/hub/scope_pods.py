@@ -10,6 +10,7 @@ from cloudcore.hub.scope_graph import Edge, root
 from cloudcore.kube import resources
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import CLAIM, CONFIG_MAP, POD, RUNTIME_CLASS, SECRET, SERVICE_ACCOUNT, VOLUME, Kind
+from proto.labels import MIRROR
 from proto.told import CONDITIONS, PHASE, gate_conditions
 
 HOSTNAME = "kubernetes.io/hostname"
@@ -66,7 +67,8 @@ def pod(name: Name, item: Json) -> Iterator[Edge]:
     yield root(node), key
     yield key, space(name.namespace)
     yield from owners(POD, name, item)
-    if not is_finished(item):
+    if not is_finished(item) and MIRROR not in (item["metadata"].get("annotations") or {}):
+        # A node makes mirrors itself, in any namespace: none may bring it an account or a Secret.
         for need in needs(name.namespace, item.get("spec") or {}):
             yield key, need
 

@@ -65,6 +65,7 @@ class LogChannels:
                     return Chunk(STDOUT, out)
                 if self._lines.full:
                     return None
+                await self._clock.sleep(0)  # a long log of which nothing is wanted must not hold up the node
             elif not await self._more():
                 return None
         raise ChannelsClosed("the log was closed")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from proto.kit.channels import STDIN, STDOUT, Chunk
-from proto.stream import CHUNK_BYTES, COST_BYTES, GAP, LOST_S, PROBE_S, QUEUE_BYTES, Limits, Mux, Stream
-from proto.stream_frames import Accepted, Close, Open, Portion, Refused, StreamAcks, StreamFrame
+from proto.stream import CHUNK_BYTES, COST_BYTES, GAP, LOST_S, MAX_FINISHES, PROBE_S, QUEUE_BYTES, Limits, Mux, Stream
+from proto.stream_frames import Accepted, Close, Finish, Open, Portion, Refused, StreamAcks, StreamFrame
 from proto.stream_pace import LEAST_BYTES, MOST_BYTES, START_BYTES, Pace
 
 LIMITS = Limits(max_streams=8, window_bytes=256 << 10, open_s=30.0)
@@ -256,6 +256,18 @@ def test_on_a_lossy_line_a_reader_gets_everything_or_a_beginning_and_an_error(se
     line.pass_time(2 * LOST_S + 1)
     assert line.cloud.streams == line.edge.streams == {}
     assert line.cloud.pace.in_flight_bytes == line.edge.pace.in_flight_bytes == 0
+
+
+def test_what_costs_no_credit_is_not_kept_without_bound() -> None:  # STREAM-5
+    line = Line()
+    stream = line.cloud.open(1, b"call", line.now_s)
+    line.steps(2)
+    for seq in range(2, 200):
+        body = Portion(STDOUT, b"") if seq % 2 else Finish(STDOUT)
+        line.cloud.receive(1, StreamFrame(7, seq, body), line.now_s)
+
+    assert stream.ended
+    assert len(stream.inbox) <= MAX_FINISHES
 
 
 def test_an_end_that_is_lost_is_told_again_and_never_silence() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,30 @@ def test_an_fs_group_owns_what_is_in_the_volume_and_nothing_behind_links(tmp_pat
         status = path.lstat()
         assert (status.st_gid, status.st_mode & mode) == (2000, mode)
     assert (outside.stat().st_gid, outside.stat().st_mode & 0o777) == (0, 0o600)
+
+
+def test_an_fs_group_is_given_to_no_host_file_that_a_pod_swaps_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # VOL-3
+    volume, host = tmp_path / "v", tmp_path / "host"
+    for folder in (volume / "d", host):
+        folder.mkdir(parents=True)
+        (folder / "f").write_text("")
+        (folder / "f").chmod(0o600)
+    fwalk = os.fwalk
+
+    def swapping(*args: Any, **given: Any) -> Iterator[Any]:
+        for step in fwalk(*args, **given):
+            if step[1] == [] and not (volume / "d").is_symlink():
+                (volume / "d").rename(tmp_path / "aside")
+                (volume / "d").symlink_to(host)
+            yield step
+
+    monkeypatch.setattr(os, "fwalk", swapping)
+
+    ownership.give(volume, 2000, None)
+
+    assert [path.stat().st_gid for path in (host, host / "f", tmp_path / "aside/f")] == [0, 0, 2000]
 
 
 def test_on_root_mismatch_leaves_a_tree_whose_root_fits(tmp_path: Path) -> None:
