@@ -108,9 +108,11 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 async def end_pods(data_dir: Path) -> None:
     """Pods outlive edgecore and have namespaces of their own: nobody else ends them."""
     runtime = ProcessRuntime(data_dir, SystemClock())
-    for sandbox in await runtime.sandboxes():
+    sandboxes = await runtime.sandboxes()
+    for sandbox in sandboxes:
         await runtime.stop_sandbox(sandbox.id)
         await runtime.remove_sandbox(sandbox.id)
+    for sandbox in sandboxes:
         await eventually(functools.partial(_removed, sandbox.uid))
     await runtime.close()
 

@@ -1,6 +1,6 @@
 """One container: from its plan to a running process, its output, its end, and the commands that run beside it."""
 
-import json
+import marshal
 import os
 import socket
 import time
@@ -58,7 +58,7 @@ class Container:
         argv, plan = self._arguments(root)
         told, error_fd = os.pipe()
         plan_fd = os.memfd_create("plan", 0)
-        os.write(plan_fd, json.dumps(plan).encode())
+        os.write(plan_fd, marshal.dumps(plan))
         ours, streams, console = self._open_streams()
         words = [str(fd) for fd in (plan_fd, error_fd, console.fileno() if console else -1)]
         self._state = {"started_at_ns": time.time_ns()}

@@ -1,17 +1,21 @@
 """The last steps of every process of a container: who it is, what it may do, and what it runs."""
 
+from __future__ import annotations
+
+import _signal as signal  # type: ignore[import-not-found]  # without its enums
 import fcntl
 import os
-import signal
-import socket
 import struct
 import termios
-from typing import Any, NoReturn
 
 from edgecore.pods.process.shim import linux, seccomp
 
-Json = dict[str, Any]
-NOT_FOUND, NOT_RUNNABLE = 127, 126
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    Json = dict[str, Any]
+NOT_FOUND = 127
 TIOCGPTPEER, TIOCSPTLCK = 0x5441, 0x40045431
 NAMESPACES = (
     ("ipc", linux.CLONE_NEWIPC),
@@ -42,6 +46,8 @@ def terminal(console: int, uid: int) -> None:
     fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
     slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
     os.fchown(slave, uid, -1)
+    import socket  # noqa: PLC0415  few containers have a terminal
+
     with socket.socket(fileno=console) as sock:
         socket.send_fds(sock, [b"m"], [master])
     os.close(master)

@@ -1,13 +1,18 @@
 """Runs inside what bubblewrap made, as the container's first process: the container's root lies at ``ROOT``, and becomes the root."""
 
-import json
+from __future__ import annotations
+
+import marshal
 import os
 import sys
-from typing import Any
 
 from edgecore.pods.process.shim import enter, linux
 
-Json = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing, json, socket and signal would take longer than all the rest of a container's start
+    from typing import Any
+
+    Json = dict[str, Any]
 ROOT = "/c"
 STAGED = "s"  # told first: bubblewrap has done its part
 HIDDEN = ("acpi", "asound", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "scsi")
@@ -20,7 +25,9 @@ def main() -> None:
     os.write(error_fd, STAGED.encode())
     with os.fdopen(plan_fd, "rb") as file:
         file.seek(0)
-        plan: Json = json.load(file)
+        plan: Json = marshal.load(file)  # noqa: S302  of our own supervisor, the same Python
+    if console >= 0:
+        import socket  # noqa: F401, PLC0415  enter.terminal needs it, and Python's own files are gone by then
     try:
         os.setsid()
     except OSError:
