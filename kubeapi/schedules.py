@@ -94,6 +94,7 @@ def missed(schedule: str, after: datetime, now: datetime, zone: str | None = Non
 def _newest(schedule: str, now: datetime, zone: str | None) -> datetime | None:
     if _period(schedule) is not None:
         return now
-    backwards = CronSim(_fields(schedule), (now + timedelta(seconds=1)).astimezone(_zone(zone)), reverse=True)
+    until = now.replace(microsecond=0) + timedelta(seconds=1)  # runs are at whole seconds, and one at ``now`` is due
+    backwards = CronSim(_fields(schedule), until.astimezone(_zone(zone)), reverse=True)
     found = next(backwards, None)
     return None if found is None else found.astimezone(UTC)

@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,37 @@ async def test_a_run_missed_for_too_long_is_not_made_up_for(cluster: Cluster) ->
     assert cluster.all(JOB) == []
     await cluster.after(301)
     assert len(cluster.all(JOB)) == 1
+
+
+async def test_a_clock_that_is_set_back_fires_nothing_twice(cluster: Cluster) -> None:  # WORK-7
+    await cluster.make(CRON, cron())
+    await cluster.after(601)
+    (first,) = cluster.all(JOB)
+    await end_one(cluster)
+    cluster.api.clock.jump_wall(timedelta(minutes=-5))
+    await cluster.after(301)
+    assert [j["metadata"]["name"] for j in cluster.all(JOB)] == [first["metadata"]["name"]]
+    await cluster.after(600)
+    assert len(cluster.all(JOB)) == 2
+
+
+async def test_after_a_long_absence_only_the_newest_run_is_made_up_for(cluster: Cluster) -> None:
+    await cluster.make(CRON, cron("* * * * *", suspend=True))
+    cluster.api.clock.advance(86_400 + 30)
+    await cluster.api.patch(CRON, "tick", {"spec": {"suspend": False}})
+    await cluster.settle()
+    (only,) = cluster.all(JOB)
+    assert only["metadata"]["name"] == f"tick-{int(cluster.api.clock.wall().timestamp()) // 60}"
+    assert "too many missed start times" in cluster.events("TooManyMissedTimes")[0]
+
+
+async def test_a_second_controller_fires_no_second_job(cluster: Cluster) -> None:  # WORK-8
+    await cluster.make(CRON, cron())
+    other = BuiltinControllers(cluster.objects)
+    await other.start()
+    cluster.api.clock.advance(601)
+    await cluster.settle()
+    await other.settle()
+    await cluster.settle()
+    assert len(cluster.all(JOB)) == 1
+    assert len(live(cluster)) == 1
