@@ -126,7 +126,8 @@ def _pods(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     execute.add_argument("-t", "--tty", action="store_true", help="as on a terminal")
     execute.usage = "edgecore exec [options] POD [-c NAME] [-i] [-t] -- COMMAND [ARGUMENT...]"
     execute.takes_command = True
-    _of_pod(_verb(verbs, "restart", "restart the containers of a pod of this node", module="pods"))
+    again = "restart the containers of a pod of this node; what waits for its next try is tried now"
+    _of_pod(_verb(verbs, "restart", again, module="pods"))
 
 
 def _of_pod(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from edgecore.data_dir import DataDir
-from edgecore.pods import cgroups, containers, dns, environment, images, marks, poddirs, resources, security
+from edgecore.pods import cgroups, containers, dns, environment, images, marks, poddirs, resources, security, usage
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.images import Images, Say
 from edgecore.pods.localpath import LocalPaths
@@ -162,6 +162,29 @@ class Builder:
     async def over_limit(self, pod: Json) -> str:
         """Return why the pod must be evicted: an emptyDir larger than its sizeLimit; "" for nothing."""
         return await self.volumes.over_limit(pod)
+
+    def forgive(self, uid: str) -> None:
+        """Pull again without back-off: a person asked."""
+        self.images.forget(uid)
+
+    async def written(self, pod: Json) -> int:
+        """Return the bytes that the pod has written on this node's disk beside its containers' own layers: emptyDirs and logs."""
+        metadata = pod["metadata"]
+        logs = self.dirs.log_dir(metadata.get("namespace", ""), metadata["name"], metadata["uid"])
+        disk = [
+            v["name"] for v in pod["spec"].get("volumes") or () if (v.get("emptyDir") or {}).get("medium") != "Memory"
+        ]
+        taken = await self.volumes.usage(pod)
+        return sum(taken.get(name, 0) for name in disk) + await asyncio.to_thread(usage.of, logs)
+
+    async def release(self, uid: str) -> None:
+        """Delete what the volumes of an ended pod hold here. Raises Retryable: not yet."""
+        if not poddirs.UID.fullmatch(uid):
+            return
+        try:
+            await asyncio.to_thread(self.dirs.delete_volumes, uid)
+        except OSError as error:
+            raise Retryable(f"{error.filename}: {error.strerror}") from error
 
     async def forget(self, uid: str) -> None:
         """Unmount and delete everything of a pod: cgroups, volumes, logs, back-offs. Raises Retryable: not yet."""

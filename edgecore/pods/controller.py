@@ -126,12 +126,13 @@ class PodController:
             self.wake(entry)
 
     def restart(self, entry: Entry, container: str) -> bool:
-        """Stop one container on purpose and start it again without back-off; False: it does not run."""
+        """Stop one container on purpose and start it again; one that waits for its next try is tried now. False: neither."""
         now = self._observer.of(entry.uid).newest(container)
-        if now is None or now.state is not State.RUNNING:
+        if now is not None and now.state is State.RUNNING:
+            message = f"Container {container} is restarted on request"
+            entry.memory.held(container).kill = Kill(now.id, message, restart=True, forgiven=True)
+        elif not self._executor.forgive(entry, container):
             return False
-        message = f"Container {container} is restarted on request"
-        entry.memory.held(container).kill = Kill(now.id, message, restart=True, forgiven=True)
         self.wake(entry)
         return True
 

@@ -14,7 +14,18 @@ from edgecore.pods import marks, resize, specs
 from edgecore.pods.entry import Entry
 from edgecore.pods.events import PodEvents
 from edgecore.pods.observer import Observer
-from edgecore.pods.plan import Forget, Remove, RemoveSandbox, Resize, RunSandbox, Start, Step, Stop, StopSandbox
+from edgecore.pods.plan import (
+    Forget,
+    Release,
+    Remove,
+    RemoveSandbox,
+    Resize,
+    RunSandbox,
+    Start,
+    Step,
+    Stop,
+    StopSandbox,
+)
 from edgecore.pods.runtime import (
     ContainerConfig,
     ContainerRuntime,
@@ -28,7 +39,7 @@ from edgecore.pods.seen import Held, Kill, Waiting
 from edgecore.pods.specs import Json
 from edgecore.pods.unready import Unready
 from proto.kit.clock import Clock
-from proto.kit.errors import SkerryError
+from proto.kit.errors import Retryable, SkerryError
 from proto.kit.log import Logger
 
 log = Logger("pods")
@@ -49,6 +60,8 @@ class Builder(Protocol):
     ) -> ContainerConfig: ...
     def resources(self, pod: Json, container: Json) -> Resources: ...
     async def refresh(self, pod: Json) -> None: ...
+    def forgive(self, uid: str) -> None: ...
+    async def release(self, uid: str) -> None: ...
     async def forget(self, uid: str) -> None: ...
     def orphans(self) -> set[str]: ...
 
@@ -101,6 +114,8 @@ class Executor:
                 await self._remove(entry, container_id)
             case Resize():
                 await self._resize(entry, pod, step)
+            case Release():
+                await self._release(entry)
             case Forget():
                 await self._forget(entry)
 
@@ -118,6 +133,16 @@ class Executor:
         with suppress(RuntimeRefused):  # the next look shows whether it still runs
             await self._runtime.stop_container(step.id, max(least, grace_s))
         await self._observer.container(entry.uid, step.id)
+
+    def forgive(self, entry: Entry, container: str) -> bool:
+        """Let a container that waits for its next try have it at once; False: it does not wait."""
+        memory, held = entry.memory, entry.memory.held(container)
+        waits = memory.trouble or held.trouble or held.backoff.next_at_s > self._clock.now_s()
+        if waits:
+            held.backoff.forgive()
+            held.retry_at_s = memory.retry_at_s = float("-inf")
+            self._builder.forgive(entry.uid)
+        return bool(waits)
 
     def leftovers(self) -> set[str]:
         """Uids of pods that have files on this node."""
@@ -275,6 +300,15 @@ class Executor:
         else:
             memory.resize_failed, memory.held(step.name).given = "", wanted
             self._events.say(pod, "Normal", "ResizeCompleted", f"Resized container {step.name}", container=step.name)
+
+    async def _release(self, entry: Entry) -> None:
+        try:
+            await self._builder.release(entry.uid)
+        except Retryable as error:  # a mount that is still busy: later
+            log.warning("volumes of an ended pod stay for now", pod=f"{entry.namespace}/{entry.name}", reason=error)
+            entry.memory.retry_at_s = self._clock.now_s() + RETRY_S
+        else:
+            entry.memory.released = True
 
     async def _forget(self, entry: Entry) -> None:
         try:

@@ -315,3 +315,38 @@ async def test_short_memory_evicts_one_pod_after_a_while(node: Node) -> None:
     assert node.world.status("large")["reason"] == "Evicted"
     assert node.world.is_ready("small")
     assert [e["reason"] for e in node.world.events("Evicted")] == ["Evicted"]
+
+
+def waits(node: Node) -> str:
+    """Why the container of ``web`` is not running."""
+    reason: str = node.world.state("web").get("state", {}).get("waiting", {}).get("reason", "")
+    return reason
+
+
+async def test_a_person_s_restart_waits_for_no_back_off(node: Node) -> None:
+    """POD-6."""
+    await node.world.put(pod("web"))
+    for crashed in range(2):
+        await eventually(lambda: set(node.running().values()))
+        assert node.running() == {"main": crashed}
+        node.runtime.end(next(c.id for c in node.runtime.containers_.values() if c.state is State.RUNNING), 1)
+        await eventually(lambda: not node.world.is_ready("web"))
+    await eventually(lambda: waits(node) == "CrashLoopBackOff")
+
+    refused = node.world.room.restart("default", "web", "")
+
+    await eventually(lambda: node.running() == {"main": 2})
+    assert refused == ""
+
+
+async def test_a_pull_that_failed_is_tried_at_once_when_a_person_asks(node: Node) -> None:
+    """POD-6."""
+    await node.world.put(pod("web", container(image="registry.example/shop/app:2")))
+    await eventually(lambda: waits(node) == "ErrImagePull")
+    await node.pass_time(2)
+    before = node.runtime.made("pull")
+
+    refused = node.world.room.restart("default", "web", "")
+
+    await eventually(lambda: node.runtime.made("pull") == ["pull registry.example/shop/app:2"] * 2)
+    assert (refused, len(before)) == ("", 1)
