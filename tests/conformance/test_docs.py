@@ -77,7 +77,7 @@ def test_a_unit_is_hardened(unit: str, drop_in: str, limit: float, tmp_path: Pat
         text = text.replace("\n[Install]", f"{more}\n[Install]")
     whole.write_text(text)
 
-    judged = ["systemd-analyze", "security", "--offline=true", whole]
+    judged = ["systemd-analyze", "security", "--offline=true", str(whole)]
     said = subprocess.run(judged, capture_output=True, text=True, check=False, timeout=60).stdout
 
     assert float(re.findall(r"exposure level for \S+: ([0-9.]+)", said)[0]) <= limit
