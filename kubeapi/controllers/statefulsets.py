@@ -60,6 +60,7 @@ class StatefulSets:
         except ApiError as error:
             problem = error.message
             self._recorder.warning(STATEFUL_SET, sts, "FailedCreate", problem)
+        await self._own_claims(sts, pods)
         await self._say(place, sts, current, update)
         used = {(p["metadata"].get("labels") or {}).get(HASH, "") for p in claimed}
         await revisions.forget(
@@ -149,6 +150,25 @@ class StatefulSets:
         found = (self._store.get(PERSISTENT_VOLUME_CLAIM, sts["metadata"]["namespace"], name) for name in names)
         await parts.delete_all(self._objects, PERSISTENT_VOLUME_CLAIM, [c for c in found if c is not None])
 
+    async def _own_claims(self, sts: Json, pods: dict[int, Json]) -> None:
+        """Let claims go with their set, or stay, as its policy now says."""
+        metadata = sts["metadata"]
+        owner = _claim_owner(sts)
+
+        def owned(claim: Json) -> Json:
+            refs = claim["metadata"].get("ownerReferences") or []
+            kept = [ref for ref in refs if ref.get("uid") != metadata["uid"]] + ([owner] if owner is not None else [])
+            rest = {k: v for k, v in claim["metadata"].items() if k != "ownerReferences"}
+            return {**claim, "metadata": {**rest, **({"ownerReferences": kept} if kept else {})}}
+
+        for pod in pods.values():
+            for claim in claims_of(sts, pod["metadata"]["name"]):
+                held = self._store.get(PERSISTENT_VOLUME_CLAIM, metadata["namespace"], claim["metadata"]["name"])
+                if held is not None and not parts.is_deleting(held):
+                    has = any(r.get("uid") == metadata["uid"] for r in held["metadata"].get("ownerReferences") or ())
+                    if has != (owner is not None):
+                        await parts.change(self._objects, PERSISTENT_VOLUME_CLAIM, held, owned)
+
     async def _replace(self, sts: Json, pods: dict[int, Json], order: list[int], update: Json) -> None:
         """Delete the highest pod of an older template once all above it work again."""
         for number in order:
@@ -208,21 +228,26 @@ def ordinal(sts: Json, pod: Json) -> int | None:
     return int(number) if name == sts["metadata"]["name"] and number.isdigit() else None
 
 
+def _claim_owner(sts: Json) -> Json | None:
+    """Return the reference by which claims go with their set; None when they stay."""
+    if (sts["spec"].get("persistentVolumeClaimRetentionPolicy") or {}).get("whenDeleted") != "Delete":
+        return None
+    owner = parts.owner_reference(STATEFUL_SET, sts)
+    return {k: v for k, v in owner.items() if k not in ("controller", "blockOwnerDeletion")}
+
+
 def claims_of(sts: Json, pod: str) -> list[Json]:
     """Return the claims that belong to one pod of the set."""
     out = []
-    keep = (sts["spec"].get("persistentVolumeClaimRetentionPolicy") or {}).get("whenDeleted") != "Delete"
+    owner = _claim_owner(sts)
     for template in sts["spec"].get("volumeClaimTemplates") or ():
         metadata = template.get("metadata") or {}
         labels = {**(metadata.get("labels") or {}), **((sts["spec"]["selector"] or {}).get("matchLabels") or {})}
         made: Json = {"name": f"{metadata['name']}-{pod}", "labels": labels}
         if metadata.get("annotations"):
             made["annotations"] = metadata["annotations"]
-        if not keep:
-            owner = parts.owner_reference(STATEFUL_SET, sts)
-            made["ownerReferences"] = [
-                {k: v for k, v in owner.items() if k not in ("controller", "blockOwnerDeletion")}
-            ]
+        if owner is not None:
+            made["ownerReferences"] = [owner]
         out.append({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": made, "spec": template["spec"]})
     return out
 

@@ -152,3 +152,43 @@ async def test_a_claim_takes_the_smallest_volume_that_fits_and_a_kept_one_is_rel
     await cluster.objects.delete(PVC, "default", "data")
     await cluster.settle()
     assert cluster.get(PV, "fits")["status"]["phase"] == "Released"
+
+
+async def test_claims_stay_or_go_with_their_set_as_its_policy_says_at_the_end(cluster: Cluster) -> None:
+    await cluster.make(STS, stateful(replicas=2))
+    await cluster.roll()
+    assert all("ownerReferences" not in claim["metadata"] for claim in cluster.all(PVC))
+    for policy, owned in (("Delete", True), ("Retain", False), ("Delete", True)):
+        change = {"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy}}}
+        await cluster.api.patch(STS, "db", change)
+        await cluster.settle()
+        assert [bool(c["metadata"].get("ownerReferences")) for c in cluster.all(PVC)] == [owned] * 2
+    await cluster.objects.delete(STS, "default", "db")
+    await cluster.settle()
+    await cluster.stop_deleted()
+    assert cluster.all(PVC) == []
+
+
+async def test_claims_of_pods_that_are_scaled_away_go_where_the_policy_says_so(cluster: Cluster) -> None:
+    policy = {"whenScaled": "Delete", "whenDeleted": "Retain"}
+    await cluster.make(STS, stateful(replicas=2, persistentVolumeClaimRetentionPolicy=policy))
+    await cluster.roll()
+    await cluster.api.patch(STS, "db", {"spec": {"replicas": 1}})
+    await cluster.settle()
+    await cluster.roll()
+    assert [claim["metadata"]["name"] for claim in cluster.all(PVC)] == ["data-db-0"]
+
+
+async def test_on_delete_leaves_old_pods_until_somebody_deletes_them(cluster: Cluster) -> None:
+    await cluster.make(STS, workload("db", replicas=2, updateStrategy={"type": "OnDelete"}))
+    await cluster.roll()
+    before = {p["metadata"]["uid"] for p in cluster.pods()}
+    image = {"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "app:2"}]}}}}
+    await cluster.api.patch(STS, "db", image)
+    await cluster.settle()
+    assert {p["metadata"]["uid"] for p in cluster.pods()} == before
+
+    await cluster.objects.delete(POD, "default", "db-1")
+    await cluster.settle()
+    await cluster.roll()
+    assert [p["spec"]["containers"][0]["image"] for p in cluster.pods()] == ["app:1", "app:2"]
