@@ -33,6 +33,7 @@ from proto.link.outbox import Outbox
 
 Json = dict[str, Any]
 TURN_S = 1.0
+FAILED_S = 60.0
 AWAY_S = 5.0  # a start or a reconnect takes less; what is due meanwhile fires afterwards
 CALM_S = 10.0  # after the link is back: the cloud's own Jobs arrive first
 OLD_S = 60.0  # between two looks for runs that are handed over
@@ -70,7 +71,11 @@ class Continuation:
         async with asyncio.TaskGroup() as group:
             self.answers.tell_all()
             while True:
-                await self.turn(group)
+                try:
+                    await self.turn(group)
+                except Exception:  # devices and running pods outlive a mistake of ours
+                    log.exception("jobs cannot go on at this node")
+                    await self._clock.sleep(FAILED_S)
                 await self._clock.sleep(TURN_S)
 
     async def turn(self, group: asyncio.TaskGroup) -> None:
@@ -125,7 +130,7 @@ class Continuation:
             ("label", job["metadata"]["namespace"], JOB_NAME, job["metadata"]["name"])
         )
         share = Share(self._fires, self._counts, lambda: self._away_at, HISTORY)
-        jobs, crons = Jobs(objects, indexes, self._runs), CronJobs(objects, indexes, share)
+        jobs, crons = Jobs(objects, indexes, self._runs, keeps=True), CronJobs(objects, indexes, share)
         for controller in (jobs, crons):
             controller.start()
             group.create_task(controller.worker.run())

@@ -31,9 +31,14 @@ OURS = ("", "kubernetes.io/job-controller")
 class Jobs:
     """Runs every Job; ``start`` after the indexes."""
 
-    def __init__(self, objects: Objects, indexes: Indexes, ours: Callable[[Json], bool] = lambda _: True) -> None:
-        """``ours``: whether we run this Job, and whether a pod was made by us; at an edge node most are the cloud's."""
-        self._objects, self._store, self._ours = objects, objects.store, ours
+    def __init__(
+        self, objects: Objects, indexes: Indexes, ours: Callable[[Json], bool] = lambda _: True, *, keeps: bool = False
+    ) -> None:
+        """``ours``: whether we run this Job, and whether a pod was made by us; at an edge node most are the cloud's.
+
+        ``keeps``: ended Jobs are for somebody else to delete.
+        """
+        self._objects, self._store, self._ours, self._keeps = objects, objects.store, ours, keeps
         self._pods = indexes.pods
         self._recorder = Recorder(objects, MANAGER)
         self.worker: Worker[Place] = Worker("jobs", self._make_right, objects.clock)
@@ -271,7 +276,7 @@ class Jobs:
         if tracked:
             await self._store.db.tx(lambda tx: [self._let_go(tx, p) for p in tracked])
         lasting = job["spec"].get("ttlSecondsAfterFinished")
-        if lasting is None or parts.is_deleting(job):
+        if lasting is None or parts.is_deleting(job) or self._keeps:
             return
         at = parse_time(_job_ended_at(job))
         left = lasting - (self._objects.clock.wall() - at).total_seconds() if at is not None else 0.0

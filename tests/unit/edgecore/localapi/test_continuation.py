@@ -301,3 +301,36 @@ async def test_a_job_that_the_cloud_began_before_the_cut_is_not_begun_again(away
     await away.turn(60)
     await asyncio.sleep(0.05)
     assert away.names(POD) == [theirs]
+
+
+async def test_a_run_of_an_earlier_process_goes_on_and_nothing_is_made_up_for(away: Away) -> None:  # LOCAL-15
+    await given(away)
+    await away.cut()
+    await away.turn(60)
+    ran = await away.pod()
+    for task in away.group._tasks:
+        task.cancel()
+
+    later = Away(away.node)
+    later.group = away.group
+    away.node.clock.advance(3600)
+    await later.cut()
+    await away.end(ran)
+    await eventually(lambda: "Complete" in str(away.node.store.list(JOB, None)[0].get("status")))
+    assert len(away.names(JOB)) == 1
+    await later.turn(60)
+    await away.jobs(2)
+
+
+async def test_an_ended_run_stays_until_the_cloud_has_it(away: Away) -> None:  # LOCAL-16
+    one = cron()
+    one["spec"]["jobTemplate"]["spec"]["ttlSecondsAfterFinished"] = 1
+    await given(away, {**one, "spec": {**one["spec"], "successfulJobsHistoryLimit": 0}})
+    await away.cut()
+    await away.turn(60)
+    await away.end(await away.pod())
+    await eventually(lambda: "Complete" in str(away.node.store.list(JOB, None)[0].get("status")))
+    await away.turn(20)
+    await away.turn(20)
+    await asyncio.sleep(0.05)
+    assert len(away.names(JOB)) == 1
