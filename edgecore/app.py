@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from devicetwin.mappers import FACTORIES
 from devicetwin.mappers.host.mapper import HostMapper
 from devicetwin.mappers.simulated.mapper import SimulatedMapper
-from edgecore import device_broker, kinds, node, status, sync, vitals
+from edgecore import device_broker, kinds, machine, node, status, sync, vitals
 from edgecore.api import Api
 from edgecore.data_dir import DataDir, Lock, Running
 from edgecore.devices import controller

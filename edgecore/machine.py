@@ -53,6 +53,11 @@ def observe(disk: Path, cloud_host: str = "", *, proc: Path = PROC) -> Facts:
     )
 
 
+def free_now(disk: Path, *, proc: Path = PROC) -> tuple[int, int]:
+    """Bytes of memory and of disk that nobody uses now."""
+    return _meminfo(proc / "meminfo").get("MemAvailable", 0), shutil.disk_usage(disk).free
+
+
 def routed_address(cloud_host: str) -> str:
     """The local address that packets to ``cloud_host`` (an address, or "" for any) would leave from."""
     target = cloud_host if _is_ip(cloud_host) else "192.0.2.1"

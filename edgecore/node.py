@@ -51,6 +51,7 @@ class Workloads:
     reserved_memory_bytes: int = 0
     reserved_disk_bytes: int = 0
     volumes_in_use: tuple[str, ...] = ()
+    image_disk_free_bytes: int | None = None
 
 
 class Outbox(Protocol):
@@ -86,7 +87,9 @@ def node_object(name: str, facts: Facts, labels: Mapping[str, str]) -> dict[str,
 
 def conditions(facts: Facts, options: NodeOptions, workloads: Workloads = Workloads()) -> list[dict[str, str]]:
     """The Node's conditions without times, in a fixed order."""
-    disk_low = facts.disk_free_bytes < options.disk_low_bytes
+    image_free = workloads.image_disk_free_bytes
+    free = facts.disk_free_bytes if image_free is None else min(facts.disk_free_bytes, image_free)
+    disk_low = free < options.disk_low_bytes
     memory_low = facts.memory_free_bytes < options.memory_low_bytes
     return [
         _condition(

@@ -37,6 +37,11 @@ def verdict(pod: Json, resource: str, threshold: int, available: int, used: int)
     return Ended("Evicted", text)
 
 
+def for_disk(ended: Ended) -> bool:
+    """Whether a pod was ended because the disk was short."""
+    return ended.reason == "Evicted" and f"resource: {DISK}." in ended.message
+
+
 class Pressure:
     """Notices that a resource has been short for so long (monotonic) that something must go."""
 

@@ -5,7 +5,7 @@ Asked again after each step and at ``wake_s``; the same input gives the same pla
 
 from dataclasses import dataclass, field
 
-from edgecore.pods import resize, specs
+from edgecore.pods import eviction, resize, specs
 from edgecore.pods.marks import SPEC_HASH, spec_hash
 from edgecore.pods.runtime import Container, Sandbox, State
 from edgecore.pods.seen import ALIVE, Held, Memory, Seen
@@ -68,7 +68,12 @@ class Resize:
     name: str
 
 
-Step = RunSandbox | StopSandbox | RemoveSandbox | Start | Stop | Remove | Forget | Resize
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Nothing of an ended pod runs: drop what its volumes hold on this node."""
+
+
+Step = RunSandbox | StopSandbox | RemoveSandbox | Start | Stop | Remove | Forget | Resize | Release
 
 
 @dataclass(slots=True)
@@ -93,7 +98,8 @@ def plan(pod: Json, seen: Seen, memory: Memory, now_s: float) -> Plan:
         return out
     if memory.ended is not None or is_finished(pod, seen, memory):
         by_s = memory.end_by_s if memory.end_by_s is not None else now_s + specs.grace_s(pod)
-        _end(pod, seen, memory, by_s, out)
+        if _end(pod, seen, memory, by_s, out):
+            _give_back(seen, memory, now_s, out)
     else:
         _run(_Look(pod, seen, memory, now_s, out))
     _tidy(seen, out)
@@ -293,6 +299,20 @@ def _end(pod: Json, seen: Seen, memory: Memory, by_s: float, out: Plan) -> bool:
         return False
     out.steps += [StopSandbox(s.id) for s in seen.sandboxes.values() if s.state is State.RUNNING]
     return True
+
+
+def _give_back(seen: Seen, memory: Memory, now_s: float, out: Plan) -> None:
+    """The disk gets back what an ended pod has written; of one that was evicted for that what its containers wrote, too (POD-15)."""
+    if memory.ended is None:
+        return
+    if eviction.for_disk(memory.ended):
+        out.steps += [Remove(c.id) for c in seen.containers.values()]
+    if memory.released:
+        return
+    if memory.retry_at_s > now_s:
+        out.wake(memory.retry_at_s)
+    else:
+        out.steps.append(Release())
 
 
 def _tidy(seen: Seen, out: Plan) -> None:

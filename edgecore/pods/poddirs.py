@@ -62,9 +62,19 @@ class PodDirs:
 
     def delete(self, uid: str) -> None:
         """Unmount and delete everything of one pod; right again after a crash. Raises StillMounted, OSError."""
+        self._delete(uid, self.pod(uid))
+        for entry in _entries(self.logs):
+            if entry.name.endswith(f"_{uid}"):
+                shutil.rmtree(entry)
+
+    def delete_volumes(self, uid: str) -> None:
+        """Delete what the volumes of a pod that has ended hold here; what its containers left to say stays. Raises as ``delete``."""
+        self._delete(uid, self.pod(uid) / "volumes")
+
+    def _delete(self, uid: str, top: Path) -> None:
         own = self.pod(uid)
-        roots = [own] if self.memory is None else [own, self.memory / uid]
-        for root in roots:
+        roots = [top] if self.memory is None else [top, self.memory / uid]
+        for root in (own, *roots[1:]):
             if root.exists():
                 _unmount(root)
         placeholders = own / SUBPATHS
@@ -73,9 +83,6 @@ class PodDirs:
         for root in roots:
             if root.exists():
                 shutil.rmtree(root)
-        for entry in _entries(self.logs):
-            if entry.name.endswith(f"_{uid}"):
-                shutil.rmtree(entry)
 
 
 def memory_home(data_dir: Path) -> Path | None:

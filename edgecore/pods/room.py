@@ -37,7 +37,6 @@ from edgecore.pods.upkeep import Upkeep
 from edgecore.pods.writer import Writer
 from kubeapi.kinds import CONFIG_MAP, SECRET, SERVICE_ACCOUNT
 from kubeapi.store import Event, Store
-from proto.kit import daemon
 from proto.kit.backoff import Rng
 from proto.kit.clock import Clock
 from proto.kit.database import Database
@@ -137,6 +136,7 @@ class PodRoom:
             reserved_cpu_milli=settings.reserved_cpu_milli,
             reserved_memory_bytes=settings.reserved_memory_bytes,
             reserved_disk_bytes=settings.reserved_disk_bytes,
+            image_disk_free_bytes=self._upkeep.image_free_bytes if self._upkeep is not None else None,
         )
 
     def asked(self) -> bool:
@@ -232,7 +232,7 @@ class PodRoom:
             self._keep("health", partial(self._watch_health, name)),
             self._keep("images", self._watch_images),
             *self._upkeep.works(),
-            daemon.forever(reclaimer.turn, every_s=RECLAIM_S, clock=self._clock, name="volumes"),
+            self._keep("volumes", partial(reclaimer.run, self._store, self._clock, RECLAIM_S)),
         ):
             group.create_task(work)
 

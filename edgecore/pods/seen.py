@@ -103,6 +103,7 @@ class Memory:
     active_since_s: float | None = None  # monotonic, moved back by the time it ran before this process
     start_time: str = ""  # RFC 3339
     messages: dict[str, str] = field(default_factory=dict)  # container id -> termination message
+    released: bool = False  # its volumes hold nothing any more
     forgotten: bool = False  # everything of it is gone from this node
 
     def held(self, name: str) -> Held:

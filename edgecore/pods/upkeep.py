@@ -10,7 +10,7 @@ from edgecore.pods.build import Builder
 from edgecore.pods.controller import PodController
 from edgecore.pods.entry import Entry
 from edgecore.pods.eviction import DISK, MEMORY, Pressure
-from edgecore.pods.image_gc import ImageCollector
+from edgecore.pods.image_gc import ImageCollector, disk_of
 from edgecore.pods.observer import Observer
 from edgecore.pods.rotation import rotate
 from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused, State
@@ -53,6 +53,7 @@ class Upkeep:
         self._stale: set[str] = set()  # namespaces of which an object changed
         self._refresh_now = asyncio.Event()
         self._pressure = Pressure(settings.evict_after_s)
+        self.image_free_bytes: int | None = None  # of the disk where images and what containers write rest
 
     def works(self) -> list[Coroutine[Any, Any, None]]:
         """Everything that is to run beside the controller."""
@@ -118,14 +119,23 @@ class Upkeep:
 
     async def _relieve(self) -> None:
         """Evict one pod when memory or disk has been short for long; unused images go before any pod."""
+        await self._look_at_images()
         memory, disk = self._free()
+        if self.image_free_bytes is not None:
+            disk = min(disk, self.image_free_bytes)
         now_s, settings = self._clock.now_s(), self._settings
         if self._pressure.due(MEMORY, memory, settings.evict_memory_bytes, now_s):
             await self._evict_one(MEMORY, settings.evict_memory_bytes, memory)
         if self._pressure.due(DISK, disk, settings.evict_disk_bytes, now_s):
-            freed = (await self._collector.prune()).freed_bytes
-            if not freed:
+            if (await self._collector.prune()).freed_bytes:
+                self._pressure.eased(DISK)
+            else:
                 await self._evict_one(DISK, settings.evict_disk_bytes, disk)
+
+    async def _look_at_images(self) -> None:
+        """They may rest on a disk of their own."""
+        with suppress(OSError):  # one that we do not see
+            self.image_free_bytes = disk_of((await self._runtime.image_filesystem()).path).free_bytes
 
     async def _evict_one(self, resource: str, threshold: int, available: int) -> None:
         used = await self._used(resource)
@@ -153,4 +163,7 @@ class Upkeep:
             if uid is not None:
                 amount = usage.memory_bytes if resource == MEMORY else usage.writable_bytes
                 out[uid] = out.get(uid, 0) + amount
+        if resource == DISK:
+            for entry, pod in self._controller.running():
+                out[entry.uid] = out.get(entry.uid, 0) + await self._builder.written(pod)
         return out

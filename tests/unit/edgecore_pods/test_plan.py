@@ -209,10 +209,16 @@ def test_a_shorter_grace_overtakes_a_stop_that_is_under_way_and_a_longer_one_doe
 
 
 def test_a_pod_that_was_ended_stops_and_keeps_its_containers_for_their_logs() -> None:
-    remembered = Memory(ended=Ended("Evicted", "no memory"))
+    """POD-15."""
+    remembered = Memory(ended=Ended("Evicted", "The node was low on resource: memory."))
 
     assert todo(pod("web", A), seen(box(), made(A)), remembered) == ["Stop a-0"]
-    assert todo(pod("web", A), seen(box(), made(A, EXITED, code=137)), remembered) == ["StopSandbox s0"]
+    assert todo(pod("web", A), seen(box(), made(A, EXITED, code=137)), remembered) == ["StopSandbox s0", "Release"]
+
+    remembered.released = True
+    assert todo(pod("web", A), seen(box(state=EXITED), made(A, EXITED, code=137)), remembered) == []
+    full = Memory(ended=Ended("Evicted", "The node was low on resource: ephemeral-storage."), released=True)
+    assert todo(pod("web", A), seen(box(state=EXITED), made(A, EXITED, code=137)), full) == ["Remove a-0"]
     assert todo(pod("web", A), seen(box(state=EXITED), made(A, EXITED, code=137)), remembered) == []
 
 
