@@ -8,6 +8,7 @@ from proto.writes import Write, WriteResult
 GROUP, VERSION, PLURAL, KIND = "edge.skerry.io", "v1alpha1", "writeconflicts", "WriteConflict"
 REASONS = {writes.CONFLICT: "WriteConflict", writes.REFUSED: "WriteRefused"}  # of the Events
 HIDDEN = "(secret)"
+SECRETS = "core/secrets/"  # a node may call one something else
 
 Json = dict[str, Any]
 
@@ -36,7 +37,7 @@ def make(node: str, name: str, namespace: str, write: Write, result: WriteResult
     }
     for field, value in (("mine", write.mine), ("base", write.base), ("theirs", result.object)):
         if value:
-            spec[field] = hide(write.kind, value)
+            spec[field] = hide("Secret" if write.key.startswith(SECRETS) else write.kind, value)
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,

@@ -28,6 +28,7 @@ Json = dict[str, Any]
 Send = Callable[[str, str, bytes], Awaitable[object]]
 ATTEMPTS = 5  # somebody else writes the same object at the same time
 MAX_FIELDS = 20  # named in a message
+MAX_CONFLICTS = 1_000  # kept of one node, as many as the node keeps itself
 CONFLICTS = Kind(conflicts.GROUP, conflicts.VERSION, conflicts.PLURAL, conflicts.KIND)
 SCHEDULED_AT = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 # The rest is the API server's: some answer a resourceVersion here with 500, which is asked again for ever.
@@ -57,9 +58,13 @@ class Replay:
         metrics: Metrics,
     ) -> None:
         self._client, self._outcomes, self._send, self._tell = client, outcomes, send, tell
+        self._scope = scope
         self._rights = Rights(client, scope)
         self._unsent = metrics.counter(
             "skerry_cloud_write_answers_unsent_total", "Answers to writes for which the node has too many waiting"
+        )
+        self._unkept = metrics.counter(
+            "skerry_cloud_write_conflicts_unkept_total", "Conflicts that were told and not kept in the cloud"
         )
         self._done = metrics.counter(
             "skerry_cloud_writes_replayed_total", "Writes of nodes that were carried out, by outcome", ("outcome",)
@@ -217,21 +222,32 @@ class Replay:
     async def _report(self, node: str, write: Write, result: WriteResult, key: ObjectKey) -> None:
         """Keep both versions where people find them. Raises ApiUnavailable."""
         name = f"{node}-{write.journal[:6]}-{write.seq}"
-        for namespace in dict.fromkeys((key.namespace or "default", "default")):
-            result.conflict = f"{namespace}/{name}"
-            body = conflicts.make(node, name, namespace, write, result)
-            try:
-                await self._client.create(CONFLICTS, namespace, body)
-                break
-            except Conflict:  # made before a crash
-                break
-            except ApiRefused as error:  # the namespace is gone, or the definition is not installed
-                log.warning("a conflict could not be kept", key=write.key, reason=error)
+        if self._scope.count(node, CONFLICTS) < MAX_CONFLICTS:
+            await self._keep(node, write, result, key, name)
+        else:
+            self._unkept.inc()
+            result.message += (
+                f"; kept at the node only: {MAX_CONFLICTS} WriteConflicts of node {node} wait, delete some"
+            )
         if not key.name:
             return
         involved = {"apiVersion": write.api_version, "kind": write.kind, "name": key.name, "namespace": key.namespace}
         said = conflicts.sentence(write, result)[:1024]
         self._tell().tell("Warning", involved, conflicts.REASONS[result.outcome], said, name=f"{key.name}.{name}")
+
+    async def _keep(self, node: str, write: Write, result: WriteResult, key: ObjectKey, name: str) -> None:
+        for namespace in dict.fromkeys((key.namespace or "default", "default")):
+            result.conflict = f"{namespace}/{name}"
+            body = conflicts.make(node, name, namespace, write, result)
+            try:
+                await self._client.create(CONFLICTS, namespace, body)
+            except Conflict:  # made before a crash
+                return
+            except ApiRefused as error:  # the namespace is gone, or the definition is not installed
+                self._unkept.inc()
+                log.warning("a conflict could not be kept", key=write.key, reason=error)
+            else:
+                return
 
 
 def _kind(write: Write, key: ObjectKey) -> Kind:

@@ -150,6 +150,10 @@ class Scope:
     def pods(self, node: str) -> frozenset[Name]:
         return frozenset(self._names(node, POD))
 
+    def count(self, node: str, kind: Kind) -> int:
+        """Return how many objects of ``kind`` there are that ``node`` holds."""
+        return sum(1 for _ in self._names(node, kind))
+
     def nodes_with_devices(self) -> set[str]:
         return {device_node(item) for item in self._cluster.devices.objects.values()} - {""}
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from cloudcore.sql import Sql
 from cloudcore.tables import WriteOutcome
@@ -10,6 +10,7 @@ from proto import writes
 from proto.writes import Write, WriteResult
 
 KEEP = 10_000  # per disk; a node has fewer than that on their way
+DISKS = 3  # per node: with more, those before are history
 PRUNE_EVERY = 500
 _outcome: Any = WriteOutcome.__table__  # type: ignore[attr-defined]
 
@@ -19,6 +20,7 @@ class Outcomes:
 
     def __init__(self, sql: Sql) -> None:
         self._sql = sql
+        self._unpruned: dict[str, int] = {}  # node -> answers since the last look
 
     async def find(self, node: str, write: Write) -> bytes | None:
         """Return the answer to ``write``, None when it was not carried out yet. Raises SqlUnavailable."""
@@ -33,12 +35,15 @@ class Outcomes:
         if write.verb == writes.CREATE and result.outcome == writes.APPLIED and result.object is not None:
             row |= {"uid": write.uid, "cloud_uid": str(result.object["metadata"].get("uid", ""))}
 
+        since = self._unpruned.get(node, 0) + 1
+
         def work(conn: Connection) -> None:
             conn.execute(insert(_outcome).values(row))
-            if write.seq % PRUNE_EVERY == 0:
-                conn.execute(delete(_outcome).where(*_is(node, write.journal), _outcome.c.seq <= write.seq - KEEP))
+            if since >= PRUNE_EVERY:
+                _prune(conn, node, write.journal)
 
         await self._sql.tx(work)
+        self._unpruned[node] = since % PRUNE_EVERY
         return body
 
     async def cloud_uids(self, node: str, journal: str, uids: set[str]) -> dict[str, str]:
@@ -48,6 +53,16 @@ class Outcomes:
         query = select(_outcome.c.uid, _outcome.c.cloud_uid).where(*_is(node, journal), _outcome.c.uid.in_(uids))
         rows = await self._sql.read(lambda conn: conn.execute(query).all())
         return {str(uid): str(cloud) for uid, cloud in rows if uid}
+
+
+def _prune(conn: Connection, node: str, journal: str) -> None:
+    """A node may number its writes, and call its disks, as it likes: nothing it says makes this table grow for ever."""
+    newest = select(func.max(_outcome.c.seq)).where(*_is(node, journal))
+    last = int(conn.execute(newest).scalar() or 0)
+    conn.execute(delete(_outcome).where(*_is(node, journal), _outcome.c.seq <= last - KEEP))
+    known = select(func.count(func.distinct(_outcome.c.journal))).where(_outcome.c.node == node)
+    if int(conn.execute(known).scalar() or 0) > DISKS:
+        conn.execute(delete(_outcome).where(_outcome.c.node == node, _outcome.c.journal != journal))
 
 
 def _is(node: str, journal: str) -> tuple[Any, Any]:

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
+from cloudcore.hub import replay as replay_room
+from cloudcore.hub import write_outcomes
 from cloudcore.hub.replay import CONFLICTS, Replay
 from cloudcore.hub.write_outcomes import Outcomes
 from cloudcore.kube.client import MERGE_PATCH
@@ -25,6 +28,7 @@ from cloudcore.kube.resources import (
     Kind,
 )
 from cloudcore.kube.resources import NODE as NODE_KIND
+from cloudcore.tables import WriteOutcome
 from proto import labels, writes
 from proto.kit.errors import MalformedMessage, StorageFull
 from proto.link.replica import MessageRow
@@ -445,6 +449,40 @@ async def test_a_write_that_no_api_server_takes_is_refused_and_kept(desk: Desk, 
     answer = await desk.carry(desk.write(**broken))
     assert (answer.outcome, answer.reason) == ("refused", "Malformed")
     assert len(await desk.kept()) == 1 or broken["verb"] == "merge"  # the definition knows no other verb
+
+
+async def test_a_secret_by_another_name_is_hidden_all_the_same(desk: Desk) -> None:
+    mine = {**config_map("s"), "kind": "Thing", "data": {"a": "aHVzaA=="}}
+    answer = await desk.carry(desk.write("create", SECRET.key("default", "s"), kind="Thing", mine=mine))
+    assert answer.reason == "Malformed"
+    assert "aHVzaA==" not in str(await desk.kept())
+
+
+async def test_a_node_fills_the_api_with_so_many_conflicts_and_no_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_room, "MAX_CONFLICTS", 2)
+    for number in range(4):
+        answer = await desk.carry(desk.write("create", mine=config_map(node="gw-2")))
+        wanted = min(number + 1, 2)
+        await eventually(lambda wanted=wanted: desk.cloud.hub.scope.count(NODE, CONFLICTS) == wanted)  # type: ignore[misc]
+    assert len(await desk.kept()) == 2
+    assert (answer.outcome, answer.conflict) == ("refused", "")
+    assert "kept at the node only" in answer.message
+
+
+async def test_answers_are_kept_for_so_many_writes_and_disks_and_no_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_outcomes, "KEEP", 5)
+    monkeypatch.setattr(write_outcomes, "PRUNE_EVERY", 3)
+    result = WriteResult(1, KEY, "applied")
+    for number in range(1, 31):
+        write = Write(7 * number + 1, f"disk{number // 6}", KEY, "v1", "ConfigMap", "delete", "u", "t")
+        await desk.outcomes.keep(NODE, write, result)
+    count = select(func.count()).select_from(WriteOutcome.__table__)  # type: ignore[attr-defined]
+    assert int(await desk.cloud.sql.read(lambda conn: conn.execute(count).scalar() or 0)) <= 4 * 6
+    assert await desk.outcomes.find(NODE, write) is not None
 
 
 async def test_what_is_no_write_at_all_is_dropped(desk: Desk) -> None:
