@@ -46,6 +46,29 @@ def is_bound(obj: Json, node: str) -> bool:
     return not elsewhere(obj, node) and node in (spec.get("nodeName"), (spec.get("nodeSelector") or {}).get(HOSTNAME))
 
 
+def pinned_node(spec: Json) -> str:
+    """Return the one node that a pod of this spec can run on, "" when there may be several."""
+    if spec.get("nodeName"):
+        return str(spec["nodeName"])
+    selected = (spec.get("nodeSelector") or {}).get(HOSTNAME)
+    if selected:
+        return str(selected)
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    terms = (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms") or ()
+    names = [_only_name(term) for term in terms]
+    return names[0] if names and names.count(names[0]) == len(names) else ""
+
+
+def _only_name(term: Json) -> str:
+    expressions = [("metadata.name", each) for each in term.get("matchFields") or ()]
+    expressions += [(HOSTNAME, each) for each in term.get("matchExpressions") or ()]
+    for label, expression in expressions:
+        values = expression.get("values") or []
+        if expression.get("key") == label and expression.get("operator") == "In" and len(values) == 1:
+            return str(values[0])
+    return ""
+
+
 def bound(obj: Json, spec: Json, node: str) -> Json:
     """Return ``spec`` bound to ``node``: a pod by its name, a template by a selector."""
     if obj.get("kind") == "Pod":

@@ -3,17 +3,18 @@
 A finished pod reads nothing any more: it keeps its owners and its namespace, and no Secret.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cloudcore.hub.scope_graph import Edge, root
 from cloudcore.kube import resources
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import CLAIM, CONFIG_MAP, POD, RUNTIME_CLASS, SECRET, SERVICE_ACCOUNT, VOLUME, Kind
+from proto import templates
 from proto.labels import MIRROR
+from proto.templates import HOSTNAME
 from proto.told import CONDITIONS, PHASE, gate_conditions
 
-HOSTNAME = "kubernetes.io/hostname"
 FINISHED = ("Succeeded", "Failed")
 ENDED_BY_NODE = ("PodCompleted", "PodFailed")
 TOLD_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime")
@@ -198,34 +199,9 @@ def cron_job(name: Name, item: Json) -> Iterator[Edge]:
 def _pinned(key: str, name: Name, template: Json) -> Iterator[Edge]:
     """What only one node can run, it must be able to start without the cloud: with all that its pods will need."""
     spec = template.get("spec") or {}
-    node = pinned_node(spec)
+    node = templates.pinned_node(dict(spec))
     if node:
         yield root(node), key
         yield key, space(name.namespace)
         for need in needs(name.namespace, spec):
             yield key, need
-
-
-def pinned_node(spec: Json) -> str:
-    """Return the one node that a pod of this spec can run on, "" when there may be several."""
-    if spec.get("nodeName"):
-        return str(spec["nodeName"])
-    selected = (spec.get("nodeSelector") or {}).get(HOSTNAME)
-    if selected:
-        return str(selected)
-    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
-    terms: Sequence[Json] = (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get(
-        "nodeSelectorTerms"
-    ) or ()
-    names = [_only_name(term) for term in terms]
-    return names[0] if names and names.count(names[0]) == len(names) else ""
-
-
-def _only_name(term: Json) -> str:
-    expressions = [("metadata.name", each) for each in term.get("matchFields") or ()]
-    expressions += [(HOSTNAME, each) for each in term.get("matchExpressions") or ()]
-    for label, expression in expressions:
-        values: Sequence[Any] = expression.get("values") or []
-        if expression.get("key") == label and expression.get("operator") == "In" and len(values) == 1:
-            return str(values[0])
-    return ""

@@ -144,7 +144,8 @@ class Continuation:
         return wake
 
     def _fires(self, cron: Json) -> bool:
-        return self._is_ours() and templates.is_bound(cron, self._node)
+        found = templates.pod_spec(cron)
+        return self._is_ours() and found is not None and templates.pinned_node(found[1]) == self._node
 
     def _counts(self, job: Json) -> bool:
         """A Job of the cloud comes without its status: it is active while a pod of it is."""

@@ -334,3 +334,17 @@ async def test_an_ended_run_stays_until_the_cloud_has_it(away: Away) -> None:  #
     await away.turn(20)
     await asyncio.sleep(0.05)
     assert len(away.names(JOB)) == 1
+
+
+async def test_a_cron_job_that_its_affinity_binds_to_this_node_fires_here(away: Away) -> None:  # LOCAL-15
+    one = cron()
+    pods = one["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    del pods["nodeSelector"]
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}]}
+    pods["affinity"] = {
+        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    }
+    await given(away, one)
+    await away.cut()
+    await away.turn(60)
+    await away.jobs(1)
