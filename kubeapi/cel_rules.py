@@ -27,6 +27,7 @@ MAX_NESTING = 4  # of macros
 CALL_BUDGET, WRITE_BUDGET = 100_000, 300_000  # iterations: some 0.1 and 0.3 s
 KEPT = 512  # compiled rules
 MACROS = ("all", "exists", "exists_one", "map", "filter")
+GROWING = frozenset({"join", "replace", "split", "_+_"})  # each turn may make a text as large as everything there is
 KEYWORDS = frozenset(
     [
         "true",
@@ -99,6 +100,7 @@ class Compiled:
             raise BadRule(f"macros may be nested {MAX_NESTING} deep")
         self.names = frozenset(refers["variables"])
         self.splits = "split" in refers["functions"]
+        self.grows = self.depth > 0 and not GROWING.isdisjoint(refers["functions"])
 
 
 def nesting(text: str) -> int:
@@ -269,7 +271,7 @@ class _Walk:
         from kubeapi.cel_library import FUNCTIONS  # noqa: PLC0415
 
         size = max(largest.items, largest.characters if compiled.splits else 0, 1)
-        cost = size**compiled.depth
+        cost = size**compiled.depth * (1 + largest.text // 1000 if compiled.grows else 1)
         self._spent += cost
         if cost > CALL_BUDGET or self._spent > WRITE_BUDGET:
             raise OverBudget
@@ -277,10 +279,11 @@ class _Walk:
 
 
 class _Size:
-    """The largest list or map, and the longest text, of what rules can see."""
+    """The largest list or map, the longest text, and all texts together, of what rules can see."""
 
     items = 0
     characters = 0
+    text = 0
 
 
 def _cel(kind: Type | None, value: Any, size: _Size) -> Any:
@@ -297,6 +300,7 @@ def _cel(kind: Type | None, value: Any, size: _Size) -> Any:
         return [_cel(None if kind is None else kind.item, item, size) for item in value]
     if isinstance(value, str):
         size.characters = max(size.characters, len(value))
+        size.text += len(value)
         if kind is not None and kind.format == "date-time":
             return parse_time(value) or value
         if kind is not None and kind.format == "duration":

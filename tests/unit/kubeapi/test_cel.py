@@ -228,6 +228,13 @@ async def test_what_would_take_too_long_is_refused_before_it_runs(api: Api) -> N
     assert "cost budget" in refused
 
 
+async def test_what_would_take_too_much_memory_is_refused_before_it_runs(api: Api) -> None:
+    await serve(api, rule("self.words.map(w, self.words.join(w)).size() > 0"))
+    assert await put(api, words=["a"] * 300) == []
+    (refused,) = await put(api, words=["a" * 1000] * 1000)
+    assert "cost budget" in refused
+
+
 async def test_macros_nested_too_deep_are_no_rule(api: Api) -> None:
     text = "true"
     for at in range(6):
