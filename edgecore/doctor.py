@@ -1,14 +1,16 @@
 """The doctor: every check has a name, a level, one sentence and the next command to type. It changes nothing."""
 
 import os
+import socket
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from edgecore import certificate, cloud_time
+from edgecore import certificate, cloud_time, offline
 from edgecore.data_dir import DataDir, Running
+from edgecore.localapi import address
 from edgecore.reach import Reach
 from edgecore.settings import Settings
 from proto.kit import checkup
@@ -18,6 +20,7 @@ DAYS_WARNING = 14.0  # renewal starts at 70 % of life: with 14 days left it has 
 CLOCK_SLACK = timedelta(minutes=5)
 DISK_ERROR_BYTES = 16 << 20  # below it SQLite cannot commit a burst
 BACKLOG_WARNING_RATIO = 0.8
+ANSWER_S = 2.0  # for a listener on this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ def examine(patient: Patient) -> list[Check]:
         check_ports,
         check_link,
         check_backlog,
+        check_pods,
+        check_local_api,
     ]
     return [verdict for check in checks for verdict in check(patient)]
 
@@ -286,3 +291,33 @@ def check_backlog(patient: Patient) -> list[Check]:
             )
         ]
     return [Check("outbox", "OK", text)]
+
+
+def check_pods(patient: Patient) -> list[Check]:
+    """The runtime and what it stands on; imports what a node without pods never needs."""
+    if patient.settings is None or not patient.directory.path.is_dir():
+        return []
+    from edgecore.pods import doctor as pods  # noqa: PLC0415
+
+    row = offline.read(patient.directory, lambda db: db.execute("SELECT name FROM pod_runtime").fetchone())
+    return pods.examine(patient.directory, patient.settings.pods, str(row[0]) if row else "")
+
+
+def check_local_api(patient: Patient) -> list[Check]:
+    """Whether kubectl on this node and the clients in its pods are answered."""
+    if patient.settings is None or patient.live is None or not patient.settings.local_api.enabled:
+        return []
+    name, local = "local API", patient.settings.local_api
+    logs = "journalctl -u edgecore -n 50 | grep -i api"
+    try:
+        with socket.create_connection((local.host, local.port), timeout=ANSWER_S):
+            out = [Check(name, "OK", f"https://{local.host}:{local.port} (edgecore kubectl-config)")]
+    except OSError as error:
+        text = f"https://{local.host}:{local.port} does not answer: {error.strerror or error}"
+        out = [Check(name, "Error", text, logs)]
+    if local.pod_address and not address.is_here(local.pod_address):
+        text = f"{local.pod_address} is no address of this machine: pods do not reach the local API"
+        out.append(Check("pod address", "Error", text, f"ip address add {local.pod_address}/32 dev lo"))
+    elif local.pod_address:
+        out.append(Check("pod address", "OK", f"pods reach the local API at {local.pod_address}"))
+    return out

@@ -228,3 +228,32 @@ async def test_probes_reach_a_pod_at_its_own_address(edge: LoneEdge) -> None:
     assert [status(edge, name)["containerStatuses"][0]["restartCount"] for name in ("web", "valve")] == [0, 0]
     expected = ("statuscode: 404", "NOT_SERVING", "Liveness probe failed")
     await eventually(lambda: all(words in json.dumps(events(edge, "Unhealthy")) for words in expected))
+
+
+async def test_the_doctor_looks_at_what_pods_stand_on(host: Host, edge: LoneEdge) -> None:
+    await seed(edge, pod("web", terminationGracePeriodSeconds=0))
+    await edge.daemon.start()
+    await eventually(lambda: is_ready(edge, "web"), 20)
+
+    found = {check["name"]: check for check in await doctor(host, edge)}
+    await host.kill()
+    try:
+        without = {check["name"]: check for check in await doctor(host, edge)}
+    finally:
+        await host.start()
+
+    names = ("pod runtime", "pod network", "image disk", "cgroups", "local API")
+    assert {name: found[name]["level"] for name in names} == dict.fromkeys(names, "OK"), found
+    assert found["pod runtime"]["message"].startswith("containerd")
+    assert (without["pod runtime"]["level"], without["pod runtime"]["next"]) == ("Error", "systemctl status containerd")
+
+
+async def doctor(host: Host, edge: LoneEdge) -> list[Json]:
+    """What the doctor says on the gateway itself."""
+    words = ["edgecore", "doctor", "-o", "json", "--data-dir", str(edge.directory.path)]
+    process = await asyncio.create_subprocess_exec(
+        *host.argv_prefix, sys.executable, "-m", *words, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    checks: list[Json] = json.loads(out)["checks"]
+    return checks

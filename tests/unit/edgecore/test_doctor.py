@@ -255,3 +255,44 @@ def test_whether_logs_and_exec_can_work_is_told(joined: DataDir, trouble: str, l
     check = verdict(examine(patient_of(joined, live=live, running=Running(1, "", 1))), "logs and exec")
     assert check.level == level
     assert trouble in check.message
+
+
+BAD_POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - {name: A_B, image: b}\n"
+
+
+def test_a_bad_file_of_a_static_pod_is_named_with_its_line(joined: DataDir) -> None:
+    """VOL-8."""
+    folder = joined.path / "manifests"
+    folder.mkdir()
+    (folder / "good.yaml").write_text(BAD_POD.replace("A_B", "a"))
+    assert verdict(examine(patient_of(joined)), "static pods").level == "OK"
+
+    (folder / "bad.yaml").write_text(BAD_POD)
+    check = verdict(examine(patient_of(joined)), "static pods")
+
+    assert (check.level, check.message.startswith("bad.yaml: line 6")) == ("Error", True), check.message
+    assert check.next.endswith(str(folder / "bad.yaml"))
+
+
+def test_a_node_that_shall_run_no_pods_lacks_no_runtime(joined: DataDir) -> None:
+    assert verdict(examine(patient_of(joined, "pods.runtime=none")), "pod runtime").level == "OK"
+
+
+def test_a_runtime_that_does_not_answer_is_named_with_what_to_look_at(joined: DataDir, tmp_path: Path) -> None:
+    sets = ("pods.runtime=cri", f"pods.cri_socket={tmp_path / 'nobody.sock'}")
+    check = verdict(examine(patient_of(joined, *sets)), "pod runtime")
+
+    assert (check.level, check.next) == ("Error", "systemctl status containerd")
+
+
+def test_the_local_api_is_looked_at_while_the_daemon_runs(joined: DataDir) -> None:
+    sets = ("local_api.pod_address=192.0.2.77",)
+    assert not [c for c in examine(patient_of(joined, *sets)) if c.name == "local API"], "nobody serves it now"
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = f"local_api.port={server.getsockname()[1]}"
+        checks = examine(patient_of(joined, *sets, port, live={"link": {}}))
+    silent = verdict(examine(patient_of(joined, *sets, port, live={"link": {}})), "local API")
+
+    assert (verdict(checks, "local API").level, silent.level) == ("OK", "Error")
+    assert verdict(checks, "pod address").next == "ip address add 192.0.2.77/32 dev lo"
