@@ -16,7 +16,7 @@ from edgecore.pods.events import PodEvents
 from edgecore.pods.executor import Executor, Interrupted
 from edgecore.pods.observer import Observer
 from edgecore.pods.phases import FAILED, SUCCEEDED
-from edgecore.pods.plan import Plan, Stop, is_finished, plan
+from edgecore.pods.plan import Plan, Stop, is_finished, plan, restarts
 from edgecore.pods.probes import Probes
 from edgecore.pods.reporting import Reporter
 from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused, State
@@ -126,13 +126,17 @@ class PodController:
             self.wake(entry)
 
     def restart(self, entry: Entry, container: str) -> bool:
-        """Stop one container on purpose and start it again; one that waits for its next try is tried now. False: neither."""
-        now = self._observer.of(entry.uid).newest(container)
+        """Stop one container on purpose and start it again; one that waits for its next try is tried now. False: it is over."""
+        now, held = self._observer.of(entry.uid).newest(container), entry.memory.held(container)
         if now is not None and now.state is State.RUNNING:
             message = f"Container {container} is restarted on request"
-            entry.memory.held(container).kill = Kill(now.id, message, restart=True, forgiven=True)
-        elif not self._executor.forgive(entry, container):
-            return False
+            held.kill = Kill(now.id, message, restart=True, forgiven=True)
+        else:
+            pod = self.pod_of(entry)
+            found = specs.find(pod, container) if pod is not None and not self._is_over(entry, pod) else None
+            if pod is None or found is None or (now is not None and not restarts(pod, found[1], now, held)):
+                return False
+            self._executor.forgive(entry, held)
         self.wake(entry)
         return True
 

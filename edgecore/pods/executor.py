@@ -134,15 +134,11 @@ class Executor:
             await self._runtime.stop_container(step.id, max(least, grace_s))
         await self._observer.container(entry.uid, step.id)
 
-    def forgive(self, entry: Entry, container: str) -> bool:
-        """Let a container that waits for its next try have it at once; False: it does not wait."""
-        memory, held = entry.memory, entry.memory.held(container)
-        waits = memory.trouble or held.trouble or held.backoff.next_at_s > self._clock.now_s()
-        if waits:
-            held.backoff.forgive()
-            held.retry_at_s = memory.retry_at_s = float("-inf")
-            self._builder.forgive(entry.uid)
-        return bool(waits)
+    def forgive(self, entry: Entry, held: Held) -> None:
+        """Let a container that waits for its next try have it at once."""
+        held.backoff.forgive()
+        held.retry_at_s = entry.memory.retry_at_s = float("-inf")
+        self._builder.forgive(entry.uid)
 
     def leftovers(self) -> set[str]:
         """Uids of pods that have files on this node."""

@@ -326,17 +326,28 @@ def waits(node: Node) -> str:
 async def test_a_person_s_restart_waits_for_no_back_off(node: Node) -> None:
     """POD-6."""
     await node.world.put(pod("web"))
-    for crashed in range(2):
-        await eventually(lambda: set(node.running().values()))
-        assert node.running() == {"main": crashed}
-        node.runtime.end(next(c.id for c in node.runtime.containers_.values() if c.state is State.RUNNING), 1)
-        await eventually(lambda: not node.world.is_ready("web"))
+    await node.world.ready("web")
+    node.runtime.end("c1", 1)
+    await node.pass_time(2)
+    await eventually(lambda: node.running() == {"main": 1})
+    node.runtime.end("c2", 1)
+    await node.pass_time(2)
     await eventually(lambda: waits(node) == "CrashLoopBackOff")
 
     refused = node.world.room.restart("default", "web", "")
 
     await eventually(lambda: node.running() == {"main": 2})
     assert refused == ""
+
+
+async def test_what_is_over_is_not_restarted(node: Node) -> None:
+    """POD-6."""
+    await node.world.put(pod("web", restartPolicy="Never"))
+    await node.world.ready("web")
+    node.runtime.end(next(iter(node.runtime.containers_)), 0)
+    await node.world.phase("web", "Succeeded")
+
+    assert "web runs now" in node.world.room.restart("default", "web", "")
 
 
 async def test_a_pull_that_failed_is_tried_at_once_when_a_person_asks(node: Node) -> None:
