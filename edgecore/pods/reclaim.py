@@ -7,7 +7,12 @@ from typing import Any, Protocol
 from edgecore.node import Outbox
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.localpath import LocalPaths
+from edgecore.pods.timers import either
+from kubeapi.kinds import PERSISTENT_VOLUME, POD
+from kubeapi.store import Store
+from kubeapi.stored import DELETED
 from proto.kit import canonical
+from proto.kit.clock import Clock
 from proto.kit.database import Tx
 from proto.kit.log import Logger
 
@@ -22,11 +27,24 @@ class Transactions(Protocol):
 
 
 class Reclaimer:
-    """``turn`` now and then; doing it again changes nothing."""
+    """``run`` takes turns; doing one again changes nothing."""
 
     def __init__(self, local: LocalPaths, facts: Callable[[], NodeFacts], db: Transactions, outbox: Outbox) -> None:
         self._local, self._facts, self._db, self._outbox = local, facts, db, outbox
         self._told: set[tuple[str, str]] = set()  # name, uid
+        self._wake = asyncio.Event()
+
+    async def run(self, store: Store, clock: Clock, every_s: float) -> None:
+        """Take turns for ever: when a volume changes, when a pod has left, and every ``every_s``."""
+        store.listen(PERSISTENT_VOLUME, lambda _event: self._wake.set())
+        store.listen(POD, lambda event: self._wake.set() if event.type == DELETED else None)
+        while True:
+            self._wake.clear()
+            try:
+                await self.turn()
+            except Exception:  # a disk that refuses now may not refuse later
+                log.exception("volumes are not tidied")
+            await either(self._wake, clock, every_s)
 
     async def turn(self) -> None:
         """Delete what the API has given up, and tell the cloud of each volume once. Raises OSError, Retryable."""
