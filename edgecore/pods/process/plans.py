@@ -89,7 +89,6 @@ def container(
     env |= dict(config.env)
     return {
         "lower": str(lower),
-        "copied": False,
         "hidden": [],
         "argv": _command(config, image),
         "env": list(env.items()),

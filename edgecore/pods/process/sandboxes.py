@@ -57,6 +57,8 @@ class Sandboxes:
             plan = plans.pod(config, folder, bwrap, self._cable(record), self._disk.pods.parent / "network.lock")
             (folder / "resolv.conf").write_text(plans.resolv_conf(config))
             (folder / "hostname").write_text(f"{config.hostname}\n")
+            for name in ("resolv.conf", "hostname"):
+                (folder / name).chmod(0o644)
             (folder / records.POD).write_bytes(msgspec.json.encode(plan))
             await self._begin(folder)
         except BaseException:

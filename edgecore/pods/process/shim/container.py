@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edgecore.pods.process.shim import cgroup, enter, linux, paths
+from edgecore.pods.process.shim import cgroup, enter, linux, network, paths
 from edgecore.pods.process.shim.files import read_json, write_json
 from edgecore.pods.process.shim.logs import LogFile
 from edgecore.pods.process.shim.loop import Loop
@@ -92,10 +92,14 @@ class Container:
         root, lower = f"{self.folder}/rootfs", self.plan["lower"]
         for name in ("rootfs", "upper", "work"):
             os.makedirs(f"{self.folder}/{name}", mode=0o755, exist_ok=True)
-        if not self.plan["copied"]:
-            words = ":".join(x for x in (lower,))
-            options = f"lowerdir={_escaped(words)},upperdir={_escaped(self.folder + '/upper')},workdir={_escaped(self.folder + '/work')}"
+        options = ",".join(
+            f"{name}dir={_escaped(path)}"
+            for name, path in (("lower", lower), ("upper", f"{self.folder}/upper"), ("work", f"{self.folder}/work"))
+        )
+        try:
             linux.mount("overlay", root, "overlay", linux.MS_NODEV, options)
+        except OSError as error:
+            _without_overlay(lower, root, error)
         for hidden in self.plan["hidden"]:
             place = root + paths.resolve(root, hidden)
             if os.path.isdir(place):
@@ -418,6 +422,16 @@ def _widen(fd: int) -> None:
         fcntl.fcntl(fd, 1031, HIGH_BYTES)  # F_SETPIPE_SZ
     except OSError:
         return
+
+
+def _without_overlay(lower: str, root: str, why: OSError) -> None:
+    """Where overlayfs cannot be used (not in the kernel, or the data directory lies on one): a copy. Raises Refused."""
+    if lower == "/":
+        linux.mount("/", root, "", linux.MS_BIND)  # mount points that are not there cannot be made
+        return
+    code, said = network.run(["cp", "-a", "--reflink=auto", f"{lower}/.", root], "")
+    if code:
+        raise Refused(f"no root file system: overlayfs: {why.strerror}; a copy: {said.strip() or code}")
 
 
 def _escaped(path: str) -> str:

@@ -108,9 +108,17 @@ class Server:
             linux.mount("sysfs", self._pod["sys"], "sysfs", flags)
 
     def _sysctls(self) -> None:
+        """Set what the pod asks for; a hardened unit sees /proc/sys read-only, so it is mounted anew for that."""
+        home = "/proc"
+        if self._pod["sysctls"] and not os.access("/proc/sys/net/ipv4", os.W_OK):
+            home = f"{self._folder}/proc"
+            os.makedirs(home, mode=0o700, exist_ok=True)
+            linux.mount("proc", home, "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
         for name, value in self._pod["sysctls"].items():
-            with open(f"/proc/sys/{name.replace('.', '/')}", "w", encoding="utf-8") as file:
+            with open(f"{home}/sys/{name.replace('.', '/')}", "w", encoding="utf-8") as file:
                 file.write(value)
+        if home != "/proc":
+            linux.unmount(home)
 
     def _first_process(self) -> None:
         """Begin the pod's process namespace with one that only reaps."""

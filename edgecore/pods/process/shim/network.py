@@ -94,7 +94,7 @@ def _outside(network: Json, holder: int) -> None:
     _ip("\n".join(lines) + "\n")
     if made:
         _forward()
-        _run(["nft", "-f", "-"], MASQUERADE.format(**network))  # pods reach each other and the node without it
+        run(["nft", "-f", "-"], MASQUERADE.format(**network))  # pods reach each other and the node without it
 
 
 def _inside(network: Json) -> None:
@@ -111,12 +111,12 @@ def _forward() -> None:
 
 
 def _ip(lines: str) -> None:
-    code, said = _run(["ip", "-batch", "-"], lines)
+    code, said = run(["ip", "-batch", "-"], lines)
     if code:
         raise NoNetwork(f"ip: {said.strip() or f'exit code {code}'}: run the pod with hostNetwork")
 
 
-def _run(argv: list[str], text: str) -> tuple[int, str]:
+def run(argv: list[str], text: str) -> tuple[int, str]:
     """Run a program; return its exit code and what it wrote to standard error."""
     source, sink = os.pipe()
     errors, said = os.pipe()

@@ -81,6 +81,7 @@ class Archive:
 
 def main() -> None:
     source, store = sys.argv[1:3]
+    os.umask(0o022)  # users of an image must see its root, whatever our unit says
     try:
         answer: Json = {"images": take(source, store, sys.argv[3:])}
     except Bad as error:
