@@ -23,6 +23,7 @@ from proto.labels import EDGE_ROLE
 from proto.labels import NODE as NODE_LABEL
 from proto.link.replica import NotSynced
 from proto.names import parse_key
+from proto.templates import HOSTNAME
 
 Changed = Callable[[str, str], None]
 Edges = Callable[[Name, Mapping[str, Any]], Iterator[Edge]]
@@ -31,7 +32,7 @@ log = Logger("scope")
 
 def _node(name: Name, item: Mapping[str, Any]) -> Iterator[Edge]:
     yield root(name.name), NODE.key("", name.name)
-    yield root(name.name), scope_pods.host((item["metadata"].get("labels") or {}).get(scope_pods.HOSTNAME) or name.name)
+    yield root(name.name), scope_pods.host((item["metadata"].get("labels") or {}).get(HOSTNAME) or name.name)
 
 
 EDGES: dict[Kind, Edges] = {
