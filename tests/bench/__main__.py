@@ -48,6 +48,7 @@ BENCHES = (
         ("--runs", "1", "--seconds", "4", "--copy", "5"),
     ),
     Bench("pods", "a pod's start, of the bare CRI calls", (), ("--single", "5", "--rounds", "1")),
+    Bench("pods_footprint", "what 20 pods cost an idle gateway", (), ("--seconds", "60", "--more", "0")),
     Bench("footprint", "memory, start, reconnect, idle traffic", (), ("--idle-seconds", "10", "--cuts", "5")),
     Bench("drain", "an offline edge comes back", (), ("--reports", "3000")),
     Bench("storm", "a thousand edges after a cloud restart", (), ("--edges", "200")),

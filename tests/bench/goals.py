@@ -68,6 +68,12 @@ GOALS = (
     Goal("pods", "50 pods at once, of the bare CRI calls", ("burst", "ratio"), "x", "<=", 1.3),
     Goal("pods", "  CPU of edgecore, a pod", ("burst", "cpu_ms_per_pod", "edgecore"), "ms"),
     Goal("pods", "  CPU of cloudcore, a pod", ("burst", "cpu_ms_per_pod", "cloudcore"), "ms"),
+    Goal("pods_footprint", "edgecore, 20 pods", ("edgecore_rss_mb",), "MB", "<=", 66),
+    Goal("pods_footprint", "  idle, of a core", ("idle", "cpu_percent"), "%", "<=", 1),
+    Goal("pods_footprint", "  idle, IP bytes an hour", ("idle", "ip_kib_per_hour"), "KiB", "<=", 60),
+    Goal("pods_footprint", "  start to ready", ("start_s",), "s", "<=", 2),
+    Goal("pods_footprint", "cloudcore, 20 pods", ("rss_mb", "cloudcore"), "MB"),
+    Goal("pods_footprint", "  200 pods", ("cloudcore_rss_mb_200",), "MB"),
     Goal("twin", "twin, CPU of a report, 100 together", ("100 together", "cpu_us_per_report"), "us"),
     Goal("twin", "  one at a time, p50", ("one at a time", "p50_ms"), "ms"),
 )
