@@ -26,7 +26,6 @@ MAINTAINER = "Skerry maintainers <maintainers@skerry.invalid>"
 EDGE_LIBRARIES = (
     "httptools", "msgspec", "paho-mqtt", "protobuf", "pyyaml", "uvloop", "grpclib", "cryptography", "cronsim",
 )  # fmt: skip
-LINE_TOOLS = {"typer", "rich", "prompt-toolkit"}  # of common-expression-language's command line, which nobody calls
 EXTRA = re.compile(r"extra\s*==")
 
 
@@ -165,7 +164,7 @@ def closure(roots: tuple[str, ...]) -> set[str]:
     todo = [canonical(root) for root in roots]
     while todo:
         name = todo.pop()
-        if name in found or name in LINE_TOOLS:
+        if name in found:
             continue
         found.add(name)
         try:

@@ -83,6 +83,7 @@ class Edge:
                 f"device_broker.port={self.mqtt_port}",
                 f"api.port={self.api_port}",
                 f"local_api.port={self.local_port}",
+                "pods.runtime=none",  # pods outlive their daemon: who wants them ends them
                 "local_api.pod_address=''",
                 *self._sets,
             ]
