@@ -30,6 +30,7 @@ from edgecore.pods.room import PodRoom, Surroundings
 from edgecore.renewal import Renewal
 from edgecore.settings import Settings
 from edgecore.sync import Replica
+from kubeapi.kinds import POD
 from kubeapi.store import Limits, Store
 from proto import writes
 from proto.kit import daemon
@@ -327,6 +328,8 @@ class App:
             link=status.link_document(self.link.status(), self.settings.cloud.broker, self.clock),
             devices=self.store.list(kinds.DEVICE, None),
             statuses=self.store.list(kinds.DEVICE_STATUS, None),
+            pods=self.store.list(POD, None),
+            runtime=self.pods.workloads().runtime,
             directory=self.directory,
             now=self.clock.wall(),
             local_api=None if self.local_api is None else self.local_api.summary(),

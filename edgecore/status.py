@@ -12,6 +12,7 @@ from edgecore.admin import live_status
 from edgecore.data_dir import DataDir
 from edgecore.kinds import DEVICE, DEVICE_STATUS
 from edgecore.settings import Settings
+from kubeapi.kinds import POD
 from proto.kit.clock import Clock, rfc3339
 from proto.link.edge import LinkStatus
 
@@ -41,21 +42,24 @@ def gather(directory: DataDir, settings: Settings, clock: Clock) -> dict[str, An
         link=link,
         devices=offline.objects(directory, DEVICE),
         statuses=offline.objects(directory, DEVICE_STATUS),
+        pods=offline.objects(directory, POD),
         directory=directory,
         now=clock.wall(),
     )
 
 
-def document(
+def document(  # noqa: PLR0913  one argument for each part of it
     *,
     node: str,
     daemon: dict[str, Any],
     link: dict[str, Any],
     devices: Iterable[dict[str, Any]],
     statuses: Iterable[dict[str, Any]],
+    pods: Iterable[dict[str, Any]],
     directory: DataDir,
     now: datetime,
     local_api: dict[str, Any] | None = None,
+    runtime: str = "",
 ) -> dict[str, Any]:
     """Assemble the document (pure but for certificate and disk)."""
     devices, statuses = list(devices), list(statuses)
@@ -65,6 +69,7 @@ def document(
         "daemon": daemon,
         "link": link,
         "devices": device_summary(devices, statuses),
+        "pods": {**pod_summary(pods), "runtime": runtime},
         "label": label_of(devices, statuses),
         "certificate": certificate_summary(directory.certificate, now),
         "disk": disk_summary(directory),
@@ -122,6 +127,17 @@ def device_summary(devices: Iterable[dict[str, Any]], statuses: Iterable[dict[st
     for device in devices:
         out["total"] += 1
         out[states.get(_name(device), "Pending").lower()] += 1
+    return out
+
+
+def pod_summary(pods: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """How many pods there are, how many run and are ready, have ended well, or are in trouble (all others)."""
+    out = {"total": 0, "ready": 0, "ended": 0, "troubled": 0}
+    for pod in pods:
+        status = pod.get("status") or {}
+        ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or ())
+        out["total"] += 1
+        out["ready" if ready else "ended" if status.get("phase") == "Succeeded" else "troubled"] += 1
     return out
 
 

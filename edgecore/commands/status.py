@@ -1,4 +1,4 @@
-"""``edgecore status``: node, cloud link, devices, certificate and disk, from the daemon or from what it left on disk."""
+"""``edgecore status``: node, cloud link, devices, pods, certificate and disk, from the daemon or from what it left on disk."""
 
 import argparse
 from typing import Any
@@ -30,12 +30,20 @@ def render(document: dict[str, Any]) -> str:
             "Devices",
             f"{devices['total']}: {devices['synced']} synced, {devices['pending']} pending, {devices['stale']} stale",
         ),
+        ("Pods", _pods(document.get("pods") or {})),
         ("Writes", _writes(document.get("writes") or {})),
         ("Label", document["label"] or "-"),
         ("Certificate", _certificate(document["certificate"])),
         ("Disk", f"{disk['free_bytes'] >> 20} MiB free, database {disk['database_bytes'] >> 10} KiB"),
     ]
     return "\n".join(f"{name:<12} {text}" for name, text in rows)
+
+
+def _pods(pods: dict[str, Any]) -> str:
+    where = pods.get("runtime") or ""
+    by = f" ({where})" if where and not where.startswith("none") else ""
+    troubled = f", {pods['troubled']} not ready: edgecore pods says why" if pods.get("troubled") else ""
+    return f"{pods.get('total', 0)}: {pods.get('ready', 0)} ready, {pods.get('ended', 0)} ended{troubled}{by}"
 
 
 def _writes(writes: dict[str, int]) -> str:

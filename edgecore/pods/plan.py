@@ -183,7 +183,7 @@ def _run(look: _Look) -> None:
         _keep(look, container)
     for container in specs.ephemeral_containers(look.pod):
         if look.seen.newest(container["name"]) is None:
-            _start(look, container, None)
+            _start(look, container)
 
 
 def _new_sandbox(look: _Look) -> None:
@@ -220,7 +220,7 @@ def _initialised(look: _Look) -> bool:
             continue
         elif now is None or now.state is not State.EXITED or now.exit_code != 0:
             if now is None or now.state is not State.RUNNING:
-                _start(look, container, now)
+                _start(look, container)
             return False
     return True
 
@@ -233,13 +233,13 @@ def _keep(look: _Look, container: Json) -> None:
     if now is None:
         last = look.seen.newest(name)
         if last is None or last.state is not State.EXITED or restarts(look.pod, container, last, held):
-            _start(look, container, None)
+            _start(look, container)
     elif now.state is State.RUNNING:
         _check_running(look, container, now, held)
     elif now.state is State.UNKNOWN:
         _stop(look, now, look.now_s, f"Container {name} is in unknown state, try killing it before restart")
     elif now.state is State.CREATED or restarts(look.pod, container, now, held):
-        _start(look, container, now)
+        _start(look, container)
 
 
 def _check_running(look: _Look, container: Json, now: Container, held: Held) -> None:
@@ -256,7 +256,7 @@ def _check_running(look: _Look, container: Json, now: Container, held: Held) -> 
             look.out.steps.append(Resize(now.id, now.name))
 
 
-def _start(look: _Look, container: Json, now: Container | None) -> None:
+def _start(look: _Look, container: Json) -> None:
     """Start it, or say when: after its back-off, or after a failed attempt to start it."""
     name = container["name"]
     held = look.memory.held(name)
@@ -269,9 +269,9 @@ def _start(look: _Look, container: Json, now: Container | None) -> None:
         look.out.wake(due_s)
         return
     attempt = max(held.least_attempt, 0 if last is None else last.attempt + 1)
-    if now is not None and now.state is State.CREATED:
-        look.out.steps.append(Remove(now.id))
-        attempt = now.attempt  # it never ran: no restart
+    if last is not None and last.state is State.CREATED:  # here, or in a sandbox that died meanwhile
+        look.out.steps.append(Remove(last.id))
+        attempt = last.attempt  # it never ran: no restart
     look.out.steps.append(Start(name, attempt, crashed=crashed))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -236,12 +237,14 @@ async def test_the_doctor_looks_at_what_pods_stand_on(host: Host, edge: LoneEdge
     await eventually(lambda: is_ready(edge, "web"), 20)
 
     found = {check["name"]: check for check in await doctor(host, edge)}
+    said = await inside(host, edge, "status")
     await host.kill()
     try:
         without = {check["name"]: check for check in await doctor(host, edge)}
     finally:
         await host.start()
 
+    assert re.search(r"^Pods +1: 1 ready, 0 ended \(containerd://", said, re.MULTILINE), said
     names = ("pod runtime", "pod network", "image disk", "cgroups", "local API")
     assert {name: found[name]["level"] for name in names} == dict.fromkeys(names, "OK"), found
     assert found["pod runtime"]["message"].startswith("containerd")
@@ -249,11 +252,13 @@ async def test_the_doctor_looks_at_what_pods_stand_on(host: Host, edge: LoneEdge
 
 
 async def doctor(host: Host, edge: LoneEdge) -> list[Json]:
-    """What the doctor says on the gateway itself."""
-    words = ["edgecore", "doctor", "-o", "json", "--data-dir", str(edge.directory.path)]
-    process = await asyncio.create_subprocess_exec(
-        *host.argv_prefix, sys.executable, "-m", *words, stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
-    checks: list[Json] = json.loads(out)["checks"]
+    checks: list[Json] = json.loads(await inside(host, edge, "doctor", "-o", "json"))["checks"]
     return checks
+
+
+async def inside(host: Host, edge: LoneEdge, verb: str, *words: str) -> str:
+    """Run a command on the gateway itself; its exit code is not asked."""
+    argv = [*host.argv_prefix, sys.executable, "-m", "edgecore", verb, "--data-dir", str(edge.directory.path), *words]
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    return out.decode()

@@ -134,6 +134,13 @@ def test_in_a_new_sandbox_init_containers_run_again_before_the_others_restart() 
     assert todo(wanted, seen(*before, box(1), again))[0] == "Start a 1"
 
 
+def test_what_was_made_in_a_sandbox_that_died_and_never_ran_is_no_restart() -> None:
+    """POD-4."""
+    there = seen(box(state=EXITED), made(A, EXITED), made(A, CREATED, 1), box(1))
+
+    assert todo(pod("web", A), there) == ["Remove a-1", "Start a 1"]
+
+
 def test_what_still_runs_in_a_dead_sandbox_is_stopped_first() -> None:
     assert todo(pod("web", A), seen(box(state=EXITED), made(A))) == ["Stop a-0", "StopSandbox s0"]
 
