@@ -307,17 +307,18 @@ def check_local_api(patient: Patient) -> list[Check]:
     """Whether kubectl on this node and the clients in its pods are answered."""
     if patient.settings is None or patient.live is None or not patient.settings.local_api.enabled:
         return []
-    name, local = "local API", patient.settings.local_api
-    logs = "journalctl -u edgecore -n 50 | grep -i api"
+    name, wanted = "local API", patient.settings.local_api
+    told = patient.live.get("local_api") or {}  # the daemon may have been started with other settings than ours
+    host, port, pods_at = wanted.host, told.get("port") or wanted.port, wanted.pod_address
     try:
-        with socket.create_connection((local.host, local.port), timeout=ANSWER_S):
-            out = [Check(name, "OK", f"https://{local.host}:{local.port} (edgecore kubectl-config)")]
+        with socket.create_connection((host, port), timeout=ANSWER_S):
+            out = [Check(name, "OK", f"https://{host}:{port} (edgecore kubectl-config)")]
     except OSError as error:
-        text = f"https://{local.host}:{local.port} does not answer: {error.strerror or error}"
-        out = [Check(name, "Error", text, logs)]
-    if local.pod_address and not address.is_here(local.pod_address):
-        text = f"{local.pod_address} is no address of this machine: pods do not reach the local API"
-        out.append(Check("pod address", "Error", text, f"ip address add {local.pod_address}/32 dev lo"))
-    elif local.pod_address:
-        out.append(Check("pod address", "OK", f"pods reach the local API at {local.pod_address}"))
+        text = f"https://{host}:{port} does not answer: {error.strerror or error}"
+        out = [Check(name, "Error", text, "journalctl -u edgecore -n 50 | grep -i api")]
+    if pods_at and not address.is_here(pods_at):
+        text = f"{pods_at} is no address of this machine: pods do not reach the local API"
+        out.append(Check("pod address", "Error", text, f"ip address add {pods_at}/32 dev lo"))
+    elif pods_at:
+        out.append(Check("pod address", "OK", f"pods reach the local API at {pods_at}"))
     return out

@@ -25,6 +25,7 @@ PAGES = ("quickstart", "devices", "concepts", "identity", "edgecore", "cloudcore
 # Pages about pods: on a gateway with containerd. ``machine`` blocks of install.md: test_package_under_systemd.py.
 GATEWAY_PAGES = ("pods", "images", "offline", "troubleshooting")
 COMMAND_S = 90.0
+POD_ADDRESS = "169.254.20.1"
 LISTEN_S = 2.0  # a command that runs until stopped is stopped after this, and must not have ended before
 
 
@@ -107,6 +108,8 @@ def as_tested(platform: Platform, edge: Edge, script: str) -> str:
 @pytest.mark.timeout(600)
 async def test_every_command_in_the_documentation_runs(platform: Platform, tmp_path: Path) -> None:
     edge = platform.edges["gw-1"]
+    with (edge.data_dir / "edge.yaml").open("a") as settings:
+        settings.write('local_api: {pod_address: ""}\n')  # several tests share this machine's loopback interface
     shell = Shell(environment(platform, edge, await platform.token("gw-1"), tmp_path))
     ran = 0
     for page in PAGES:
@@ -146,6 +149,7 @@ class Gateway:
         sets = {
             "SKERRY_CLOUD__BROKER": f"mqtts://127.0.0.1:{edge.relay.port}",
             "SKERRY_PODS__RUNTIME": "cri",
+            "SKERRY_LOCAL_API__POD_ADDRESS": POD_ADDRESS,
             **dict.fromkeys(("SKERRY_API__PORT", "SKERRY_DEVICE_BROKER__PORT", "SKERRY_LOCAL_API__PORT"), "0"),
         }
         enter, *where = edge.process.argv[: edge.process.argv.index("--") + 1]
@@ -197,7 +201,7 @@ class Gateway:
 async def with_pods(tmp_path: Path) -> AsyncIterator[Gateway]:
     async with Platform(tmp_path) as platform:
         await platform.start_cloud()
-        async with gateway(platform, tmp_path / "host", "gw-1", "local_api.pod_address=169.254.20.1") as edge:
+        async with gateway(platform, tmp_path / "host", "gw-1", f"local_api.pod_address={POD_ADDRESS}") as edge:
             env = environment(platform, edge, "", tmp_path)
             # On a gateway the data directory is the default one.
             tool = tmp_path / "bin" / "edgecore"
