@@ -21,6 +21,8 @@ from proto.kit.metrics import Counter, Metrics
 
 STARTUP, LIVENESS, READINESS = "startup", "liveness", "readiness"
 KINDS = (STARTUP, LIVENESS, READINESS)
+LATE_S = 0.25  # a runtime that answers ends a command within a tenth of this
+LATE_AT_MOST = 3  # on a machine that is always slow a command that hangs still counts
 
 
 def failures(metrics: Metrics) -> Counter:
@@ -36,6 +38,7 @@ class _Probe:
     kind: str
     container_id: str
     streak: int = 0
+    late: int = 0  # timeouts in a row that came late
     running: bool = False
 
 
@@ -116,11 +119,10 @@ class Probes:
         if pod is None or found is None:
             return
         spec = found[1][f"{probe.kind}Probe"]
-        began_s = self._clock.now_s()
+        began_s, timeout_s = self._clock.now_s(), float(spec.get("timeoutSeconds") or 1)
         try:
-            result = await self._checks.run(
-                found[1], spec, probe.container_id, self._target(pod), float(spec.get("timeoutSeconds") or 1)
-            )
+            said = await self._checks.run(found[1], spec, probe.container_id, self._target(pod), timeout_s)
+            result = self._believed(probe, said, self._clock.now_s() - began_s - timeout_s)
         except RuntimeAway:
             result = None  # nothing is known of the container: neither good nor bad
         finally:
@@ -131,6 +133,11 @@ class Probes:
             self._take(probe, pod, spec, result)
         if self._probes.get(key) is probe:
             self._timers.set(key, began_s + period_s(spec), lambda: self._fire(key, probe))
+
+    def _believed(self, probe: _Probe, result: Found, late_s: float) -> Found | None:
+        """A timeout that comes late says that the runtime stood still, not the container."""
+        probe.late = probe.late + 1 if result.timed_out and late_s > LATE_S else 0
+        return None if 0 < probe.late <= LATE_AT_MOST else result
 
     def _take(self, probe: _Probe, pod: Json, spec: Json, result: Found) -> None:
         probe.streak = max(1, probe.streak + 1) if result.ok else min(-1, probe.streak - 1)

@@ -195,7 +195,11 @@ class CriRuntime:
         request = pb.ExecSyncRequest(container_id=container_id, cmd=argv, timeout=max(1, math.ceil(timeout_s)))
         try:
             said = await self._wire.call("ExecSync", request, pb.ExecSyncResponse, request.timeout + EXEC_MARGIN_S)
-        except TooLong as error:
+        except port.RuntimeAway as error:
+            if not isinstance(error, TooLong):
+                if not isinstance(error.__cause__, TimeoutError):
+                    raise
+                await self.version()  # raises RuntimeAway where the runtime hangs, not the command
             raise TimeoutError(f"the command did not end within {request.timeout} s") from error
         return port.ExecResult(said.exit_code, said.stdout[:EXEC_OUTPUT_BYTES], said.stderr[:EXEC_OUTPUT_BYTES])
 

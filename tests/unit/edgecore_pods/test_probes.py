@@ -100,6 +100,22 @@ async def bench(**probes: Any) -> AsyncIterator[Bench]:
     await one.supervisor.close()
 
 
+async def test_a_timeout_that_comes_late_blames_no_container_unless_it_always_does() -> None:
+    """POD-9."""
+    killed = []
+    async with bench(livenessProbe={"exec": {}, "periodSeconds": 1, "failureThreshold": 1}) as b:
+        b.checks.found = Found(False, "timed out after 1s", timed_out=True)
+        b.checks.hang = asyncio.Event()
+        for _ in range(4):
+            await b.pass_time(3)
+            hang, b.checks.hang = b.checks.hang, asyncio.Event()  # the next one hangs, too
+            hang.set()
+            await b.pass_time(0)
+            killed.append(b.held.kill is not None)
+
+    assert killed == [False, False, False, True]
+
+
 async def test_liveness_and_readiness_begin_when_the_startup_probe_has_passed() -> None:
     """POD-9."""
     probe = {"exec": {"command": ["x"]}, "periodSeconds": 1, "failureThreshold": 1}
