@@ -14,9 +14,15 @@ KIND, RESULT = "write", "write-result"  # of the messages
 APPLIED, CONFLICT, REFUSED = "applied", "conflict", "refused"
 CREATE, PATCH, DELETE = "create", "patch", "delete"
 ADMIN_GROUP = "skerry:node-admins"
-# Groups that no node writes: who may do what, which kinds there are, who is trusted.
+# Groups that no node writes: who may do what, which kinds there are, who is trusted, what the cloud places on which nodes.
 CLOUD_ONLY = frozenset(
-    {"rbac.authorization.k8s.io", "apiextensions.k8s.io", "certificates.k8s.io", "admissionregistration.k8s.io"}
+    {
+        "rbac.authorization.k8s.io",
+        "apiextensions.k8s.io",
+        "certificates.k8s.io",
+        "admissionregistration.k8s.io",
+        "apps.kubeedge.io",
+    }
 )
 MAX_NAME = 64  # of a common name (RFC 5280 ub-common-name): the longest node names lose their end
 

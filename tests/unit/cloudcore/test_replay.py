@@ -18,8 +18,10 @@ from cloudcore.kube.resources import (
     CRON_JOB,
     DEPLOYMENT,
     DEVICE,
+    EDGE_APPLICATION,
     EVENT,
     JOB,
+    NODE_GROUP,
     POD,
     ROLE,
     ROLE_BINDING,
@@ -371,6 +373,18 @@ async def test_no_right_is_given_through_a_node(desk: Desk) -> None:  # LOCAL-12
     mine = {**config_map(), "apiVersion": version, "kind": "Role", "rules": rules}
     mine.pop("data")
     write = desk.write("create", ROLE.key("default", "a"), api_version=version, kind="Role", user=user, mine=mine)
+    answer = await desk.carry(write)
+    assert (answer.outcome, answer.reason) == ("refused", "CloudOnly")
+
+
+@pytest.mark.parametrize("kind", [EDGE_APPLICATION, NODE_GROUP])
+async def test_what_places_workloads_on_nodes_is_not_written_through_one(desk: Desk, kind: Kind) -> None:  # LOCAL-12
+    user = await allow(desk, kind.group, kind.plural, "*")
+    mine = {**config_map(), "apiVersion": kind.api_version, "kind": kind.kind, "spec": {}}
+    if not kind.namespaced:
+        del mine["metadata"]["namespace"]
+    key = kind.key("default" if kind.namespaced else "", "a")
+    write = desk.write("create", key, api_version=kind.api_version, kind=kind.kind, user=user, mine=mine)
     answer = await desk.carry(write)
     assert (answer.outcome, answer.reason) == ("refused", "CloudOnly")
 
