@@ -46,6 +46,8 @@ log = Logger("pods")
 T = TypeVar("T")
 RETRY_S = 10.0  # what lacks may come any time; its arrival also wakes the pod
 MOST_RETRY_S = 60.0
+SETTLE_S = 1.0  # for a sandbox that dies after its containers
+KILLED = (128 + 9, 128 + 15)  # exit codes after SIGKILL and SIGTERM
 LEAST_GRACE_S = 2  # after a preStop hook used the time up, as kubelet's
 
 
@@ -184,6 +186,8 @@ class Executor:
         found = specs.find(pod, step.name)
         sandbox = self._observer.of(entry.uid).live_sandbox()
         if step.crashed and sandbox is not None:  # did it end because the sandbox did?
+            if self._was_killed(entry, step.name):
+                await self._unless_hurried(entry, self._clock.sleep(SETTLE_S))
             await self._observer.sandbox(entry.uid, sandbox.id)
             sandbox = self._observer.of(entry.uid).live_sandbox()
         if found is None or sandbox is None:
@@ -214,6 +218,13 @@ class Executor:
         if container_id:
             held.trouble = None
             await self._post_start(entry, pod, container, container_id)
+
+    def _was_killed(self, entry: Entry, name: str) -> bool:
+        """By a signal, from outside: whoever did that may be about to end the sandbox as well."""
+        last, kill = self._observer.of(entry.uid).newest(name), entry.memory.held(name).kill
+        if last is None or last.exit_code not in KILLED or last.reason == "OOMKilled":
+            return False
+        return kill is None or kill.container_id != last.id
 
     async def _make(
         self,
