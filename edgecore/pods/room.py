@@ -9,31 +9,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgecore.data_dir import DataDir
 from edgecore.node import Workloads
 from edgecore.pods import admission, choice, probes, records, specs
-from edgecore.pods.build import Builder
-from edgecore.pods.checks import Checks
-from edgecore.pods.controller import PodController
 from edgecore.pods.events import PodEvents
-from edgecore.pods.executor import Executor
 from edgecore.pods.facts import NodeFacts
-from edgecore.pods.hooks import LifecycleHooks
-from edgecore.pods.image_gc import ImageCollector, Limits
 from edgecore.pods.lookups import StoreObjects
-from edgecore.pods.observer import Observer
-from edgecore.pods.probes import Probes
-from edgecore.pods.reclaim import Reclaimer
-from edgecore.pods.reporting import Reporter
 from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused
 from edgecore.pods.settings import PodsSettings
 from edgecore.pods.specs import Json
 from edgecore.pods.static import StaticPods
 from edgecore.pods.timers import Timers
-from edgecore.pods.tokens import Tokens
-from edgecore.pods.upkeep import Upkeep
 from edgecore.pods.writer import Writer
 from kubeapi.kinds import CONFIG_MAP, SECRET, SERVICE_ACCOUNT
 from kubeapi.store import Event, Store
@@ -43,6 +31,13 @@ from proto.kit.database import Database
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.link.outbox import Outbox
+
+if TYPE_CHECKING:
+    from edgecore.pods.build import Builder
+    from edgecore.pods.controller import PodController
+    from edgecore.pods.observer import Observer
+    from edgecore.pods.tokens import Tokens
+    from edgecore.pods.upkeep import Upkeep
 
 log = Logger("pods")
 SCHEMA = records.SCHEMA + choice.SCHEMA
@@ -206,9 +201,11 @@ class PodRoom:
             await self._clock.sleep(DETECT_S)
 
     async def _begin(self, group: asyncio.TaskGroup, name: str) -> None:
+        from edgecore.pods import build, reclaim  # noqa: PLC0415  megabytes that a gateway without pods does not need
+
         runtime = self.runtime = self._open_runtime(name, self._settings, self._clock, self._directory.path)
         tokens = await self._open_tokens()
-        builder = self.builder = Builder(
+        builder = self.builder = build.Builder(
             self._directory,
             self.objects,
             tokens,
@@ -224,7 +221,7 @@ class PodRoom:
         self._assemble(runtime, builder)
         assert self.controller is not None
         assert self._upkeep is not None
-        reclaimer = Reclaimer(builder.local, self._around.facts, self._db, self._outbox)
+        reclaimer = reclaim.Reclaimer(builder.local, self._around.facts, self._db, self._outbox)
         log.info("pods are run", runtime=name)
         for work in (
             self.controller.run(self._settings.relist_every_s),
@@ -245,8 +242,10 @@ class PodRoom:
                 log.exception("a part of the pod room failed", part=name)
             await self._clock.sleep(AGAIN_S)
 
-    async def _open_tokens(self) -> Tokens:
+    async def _open_tokens(self) -> "Tokens":
         """The node's own key for service accounts; a disk without room for it is waited for."""
+        from edgecore.pods.tokens import Tokens  # noqa: PLC0415  as above
+
         while True:
             try:
                 return Tokens.open(self._directory, self.objects, self._clock)
@@ -255,18 +254,30 @@ class PodRoom:
                 log.warning("pods wait", reason=self._unhealthy)
             await self._clock.sleep(DETECT_S)
 
-    def _assemble(self, runtime: ContainerRuntime, builder: Builder) -> None:
-        around, clock, settings, node = self._around, self._clock, self._settings, self._around.facts().name
-        observer = self.observer = Observer(runtime, node)
-        checks = Checks(runtime)
-        hooks = LifecycleHooks(checks, clock, self._address_of)
-        executor = Executor(
-            runtime, builder, observer, self.events, hooks, clock=clock, node=node, parallel=settings.parallel
-        )
-        self.reporter = Reporter(self.writer, self.events, clock, self._boot)
-        executor.host_ips = self.reporter.host_ips = lambda: around.facts().addresses
-        self.probes = Probes(
+    def _assemble(self, runtime: ContainerRuntime, builder: "Builder") -> None:
+        """Put together what works on pods."""
+        from edgecore.pods import (  # noqa: PLC0415  as above
             checks,
+            controller,
+            executor,
+            hooks,
+            image_gc,
+            observer,
+            reporting,
+            upkeep,
+        )
+
+        around, clock, settings, node = self._around, self._clock, self._settings, self._around.facts().name
+        sight = self.observer = observer.Observer(runtime, node)
+        asks = checks.Checks(runtime)
+        hooked = hooks.LifecycleHooks(asks, clock, self._address_of)
+        hands = executor.Executor(
+            runtime, builder, sight, self.events, hooked, clock=clock, node=node, parallel=settings.parallel
+        )
+        self.reporter = reporting.Reporter(self.writer, self.events, clock, self._boot)
+        hands.host_ips = self.reporter.host_ips = lambda: around.facts().addresses
+        self.probes = probes.Probes(
+            asks,
             self.timers,
             self.events,
             clock=clock,
@@ -274,11 +285,11 @@ class PodRoom:
             metrics=self._metrics,
             target=self._address_of,
         )
-        self.controller = PodController(
+        self.controller = controller.PodController(
             self._store,
             runtime,
-            observer,
-            executor,
+            sight,
+            hands,
             self.reporter,
             self.probes,
             writer=self.writer,
@@ -288,10 +299,12 @@ class PodRoom:
             room=self._room_left,
             synced=around.synced,
         )
-        limits = Limits(settings.image_gc_high_percent, settings.image_gc_low_percent, settings.image_min_age_s)
-        collector = ImageCollector(runtime, self.objects, clock, limits, metrics=self._metrics)
-        self._upkeep = Upkeep(
-            runtime, builder, self.controller, observer, collector, settings, free=around.free, clock=clock
+        limits = image_gc.Limits(
+            settings.image_gc_high_percent, settings.image_gc_low_percent, settings.image_min_age_s
+        )
+        collector = image_gc.ImageCollector(runtime, self.objects, clock, limits, metrics=self._metrics)
+        self._upkeep = upkeep.Upkeep(
+            runtime, builder, self.controller, sight, collector, settings, free=around.free, clock=clock
         )
 
     # inside

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -20,14 +20,15 @@ from kubeapi.http_tunnel import Tunnel, TunnelClosed
 from kubeapi.http_wire import StreamCut
 from kubeapi.kubelet import Endpoint, KubeletAccess, KubeletAnswer, KubeletAway, ask, endpoint
 from kubeapi.objects import Objects
-from kubeapi.routes.proxying import SpdySource, aim
 from kubeapi.routes.target import Target
 from kubeapi.stored import encode
-from kubeapi.streaming.front import SPDY, TEXT, Streamed, serve_call
-from kubeapi.streaming.portforward import SPDY_PROTOCOL
 from proto.calls import Call, OpenCall
 from proto.kit.channels import STDOUT, Channels, ChannelsClosed
 
+if TYPE_CHECKING:
+    from kubeapi.streaming.front import Streamed
+
+TEXT = "text/plain; charset=utf-8"
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 LOG_OPTIONS = (
     "follow",
@@ -57,7 +58,6 @@ MAX_SUMMARY_BYTES = 4 << 20
 SUMMARY_PATH = "/stats/summary?only_cpu_and_memory=true"
 NODE_PROXY, POD_PROXY = 5, 7  # segments up to "proxy"
 UPGRADING = frozenset({"upgrade", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol"})
-SPDY_HEAD = [("Connection", "Upgrade"), ("Upgrade", SPDY), ("X-Stream-Protocol-Version", SPDY_PROTOCOL)]
 PATH_SAFE = "/:@!$&'()*+,;=~-._"
 
 Json = dict[str, Any]
@@ -112,6 +112,8 @@ class Connecting:
             answer.close()
 
     async def _here(self, target: Target, request: Request, pod: Json, container: str) -> Answer:
+        from kubeapi.streaming.front import serve_call  # noqa: PLC0415  a megabyte that a gateway rarely needs
+
         assert self._open_call is not None
         kind = cast("Streamed", {"log": "logs"}.get(target.subresource, target.subresource))
         name = pod["metadata"]["name"]
@@ -164,7 +166,9 @@ class Connecting:
 
     async def _proxied(self, target: Target, request: Request) -> Answer:
         """Send a request to a pod's port, through its node's port-forward."""
-        aimed = aim(self._objects, target)
+        from kubeapi.routes import proxying  # noqa: PLC0415  as above
+
+        aimed = proxying.aim(self._objects, target)
         metadata, node_name = aimed.pod["metadata"], aimed.pod["spec"].get("nodeName")
         if not node_name:
             raise bad_request(f"pod {metadata['name']} does not have a host assigned")
@@ -172,12 +176,12 @@ class Connecting:
         place = Place(self.node(node_name), where, "ports")
         at, access = self.endpoint(place.node)
         try:
-            opened = await ask(access, at, "POST", where, SPDY_HEAD)
+            opened = await ask(access, at, "POST", where, proxying.SPDY_HEAD)
         except KubeletAway as error:
             raise away(place, str(error)) from error
         if opened.status != 101:
             return await _refused(place, opened)
-        source = SpdySource(opened)
+        source = proxying.SpdySource(opened)
         inner = KubeletAnswer(source, source)
         try:
             async with asyncio.timeout(access.answer_timeout_s):

@@ -8,11 +8,13 @@ from kubeapi.kubelet import KubeletAnswer, KubeletAway
 from kubeapi.objects import Objects
 from kubeapi.resources import Resource
 from kubeapi.routes.target import Target
-from kubeapi.streaming.portforward import port_number
+from kubeapi.streaming.front import SPDY
+from kubeapi.streaming.portforward import SPDY_PROTOCOL, port_number
 from kubeapi.streaming.spdy import Data, Reset, SpdyConnection
 from kubeapi.streaming.spdy_session import SpdySession
 from proto.kit.channels import ChannelsClosed
 
+SPDY_HEAD = [("Connection", "Upgrade"), ("Upgrade", SPDY), ("X-Stream-Protocol-Version", SPDY_PROTOCOL)]
 SERVICE_NAME = "kubernetes.io/service-name"
 
 Json = dict[str, Any]
