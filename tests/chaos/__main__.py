@@ -1,4 +1,4 @@
-"""`make chaos`: many seeded episodes over the three brokers; a table at the end, JSON in build/chaos/."""
+"""`make chaos`: many seeded episodes over the three brokers, then outages around a gateway with pods; tables, JSON in build/chaos/."""
 
 import argparse
 import asyncio
@@ -11,8 +11,10 @@ from pathlib import Path
 from tests.chaos.brokers import NAMES
 from tests.chaos.episodes import World, episode
 from tests.chaos.ledger import Verdict
+from tests.chaos.pods import PodSite, PodVerdict, cycle
 
 OUT = Path("build/chaos")
+LEAST_S, MOST_S = 1.0, 30.0  # of an outage around pods
 
 
 async def run_broker(name: str, seeds: range) -> tuple[Verdict, list[str]]:
@@ -38,6 +40,25 @@ async def run_broker(name: str, seeds: range) -> tuple[Verdict, list[str]]:
     return total, failures
 
 
+async def run_pods(seeds: range) -> tuple[PodVerdict, list[str]]:
+    """Outages around one gateway with pods; a failed convergence is reported with its seed and ends them."""
+    verdict, failures = PodVerdict(), []
+    with tempfile.TemporaryDirectory(prefix="skerry-chaos-") as folder:
+        site = await PodSite.build(Path(folder))
+        try:
+            for done, seed in enumerate(seeds, 1):
+                known = len(verdict.restarted)
+                await cycle(site, seed, LEAST_S, MOST_S, verdict)
+                failures += [f"pods seed {seed}: restarted {name}" for name in verdict.restarted[known:]]
+                mark = "ok" if len(verdict.restarted) == known else "FAILED"
+                print(f"pods {done}/{len(seeds)} seed={seed} {mark} {'+'.join(site.faults)}", flush=True)
+        except Exception as error:  # noqa: BLE001  the table is printed
+            failures.append(f"pods faults {site.faults}: {_words(error)}")
+        finally:
+            await site.close()
+    return verdict, failures
+
+
 def _words(error: BaseException) -> str:
     """What happened, the inner errors of a group included."""
     inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
@@ -57,24 +78,32 @@ async def run_all(names: list[str], episodes: int, seed: int) -> dict[str, tuple
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--episodes", type=int, default=500, help="over all brokers")
+    parser.add_argument("--pod-cycles", type=int, default=50, help="outages around a gateway with pods")
     parser.add_argument("--broker", choices=NAMES, action="append", help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     args = parser.parse_args(argv)
     names = args.broker or list(NAMES)
     failures: list[str] = []
     rows: dict[str, Verdict] = {}
-    for name, (verdict, failed) in asyncio.run(run_all(names, args.episodes, args.seed)).items():
-        rows[name] = verdict
+    if args.episodes:
+        for name, (verdict, failed) in asyncio.run(run_all(names, args.episodes, args.seed)).items():
+            rows[name] = verdict
+            failures += failed
+    pods = PodVerdict()
+    if args.pod_cycles:
+        pods, failed = asyncio.run(run_pods(range(args.seed, args.seed + args.pod_cycles)))
         failures += failed
     print(f"\n{'broker':<12}{'acknowledged':>14}{'lost':>6}{'doubled':>9}{'out of order':>14}")
     for name, v in rows.items():
         print(f"{name:<12}{v.acknowledged:>14}{len(v.lost):>6}{len(v.doubled):>9}{len(v.disordered):>14}")
+    print(f"\npods: {pods.cycles} outages of {LEAST_S:g} to {MOST_S:g} s, {len(pods.restarted)} containers restarted")
     OUT.mkdir(parents=True, exist_ok=True)
     report = {
         "episodes": args.episodes,
         "seed": args.seed,
         "failures": failures,
         "rows": {n: asdict(v) for n, v in rows.items()},
+        "pods": asdict(pods),
     }
     (OUT / "chaos.json").write_text(json.dumps(report, indent=2))
     for failure in failures:
