@@ -176,11 +176,11 @@ async def test_the_technician_sees_logs_enters_and_restarts_without_a_cloud(host
 
 async def test_the_technician_works_in_a_container_as_on_a_terminal(host: Host, edge: LoneEdge) -> None:
     """The size of the window and its changes, keys that interrupt, and how the shell ended: all reach the other side."""
-    await seed(edge, pod("web", terminationGracePeriodSeconds=0))
+    await seed(edge, pod("shell", terminationGracePeriodSeconds=0))
     await edge.daemon.start()
-    await eventually(lambda: is_ready(edge, "web"), 20)
+    await eventually(lambda: is_ready(edge, "shell"), 20)
 
-    words = ["exec", "-i", "-t", "--data-dir", str(edge.directory.path), "web", "--", "sh"]
+    words = ["exec", "-i", "-t", "--data-dir", str(edge.directory.path), "shell", "--", "sh"]
     async with open_terminal([sys.executable, "-m", "edgecore", *words], rows=33, columns=101) as person:
         found = person.modes()
         await work_at(person)
@@ -189,7 +189,7 @@ async def test_the_technician_works_in_a_container_as_on_a_terminal(host: Host, 
         left = person.modes()
 
     assert (code, left == found) == (7, True), person.screen
-    assert is_ready(edge, "web"), "what the person ended was the shell"
+    assert is_ready(edge, "shell"), "what the person ended was the shell"
 
 
 def probing(every: Json, **fields: Any) -> Json:
@@ -218,23 +218,23 @@ async def test_probes_reach_a_pod_at_its_own_address(edge: LoneEdge) -> None:
     volumes = [{"name": "packages", "hostPath": {"path": str(PACKAGES)}}]
     wanted: Json = {"terminationGracePeriodSeconds": 0}
     await seed(
-        edge, pod("web", web, **wanted), pod("deaf", deaf, **wanted), pod("valve", valve, volumes=volumes, **wanted)
+        edge, pod("probed", web, **wanted), pod("deaf", deaf, **wanted), pod("valve", valve, volumes=volumes, **wanted)
     )
     await edge.daemon.start()
 
-    await eventually(lambda: is_ready(edge, "web") and is_ready(edge, "valve"), 30)
-    await eventually(lambda: not is_ready(edge, "web") and not is_ready(edge, "valve"), 20)
+    await eventually(lambda: is_ready(edge, "probed") and is_ready(edge, "valve"), 30)
+    await eventually(lambda: not is_ready(edge, "probed") and not is_ready(edge, "valve"), 20)
     await eventually(lambda: status(edge, "deaf")["containerStatuses"][0]["restartCount"] >= 1, 20)
 
-    assert [status(edge, name)["containerStatuses"][0]["restartCount"] for name in ("web", "valve")] == [0, 0]
+    assert [status(edge, name)["containerStatuses"][0]["restartCount"] for name in ("probed", "valve")] == [0, 0]
     expected = ("statuscode: 404", "NOT_SERVING", "Liveness probe failed")
     await eventually(lambda: all(words in json.dumps(events(edge, "Unhealthy")) for words in expected))
 
 
 async def test_the_doctor_looks_at_what_pods_stand_on(host: Host, edge: LoneEdge) -> None:
-    await seed(edge, pod("web", terminationGracePeriodSeconds=0))
+    await seed(edge, pod("looked-at", terminationGracePeriodSeconds=0))
     await edge.daemon.start()
-    await eventually(lambda: is_ready(edge, "web"), 20)
+    await eventually(lambda: is_ready(edge, "looked-at"), 20)
 
     found = {check["name"]: check for check in await doctor(host, edge)}
     said = await inside(host, edge, "status")
