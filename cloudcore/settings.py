@@ -118,8 +118,8 @@ class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address_type: Annotated[
         Literal["auto", "Hostname", "InternalDNS", "InternalIP"],
         Meta(
-            description="Node address that says so; auto: InternalDNS for the embedded API, Hostname for another;"
-            " InternalIP where the API server prefers that (kubeadm): it then hides the edge's own"
+            description="Node address that says so; auto: InternalDNS for the embedded API, Hostname for another,"
+            " there the only one shown, whichever type the API server prefers"
         ),
     ] = "auto"
     client_ca: Annotated[

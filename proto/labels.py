@@ -5,6 +5,7 @@ from typing import Any
 
 NODE = "edge.skerry.io/node"  # label: the object also belongs on this node (set on what was written at the node)
 SYNC = "edge.skerry.io/sync"  # label of a CRD; "all": its objects go to every node, "labelled": each to the node that NODE names
+INTERNAL_IP = "edge.skerry.io/internal-ip"  # annotation of a Node whose status names cloudcore only: its own address
 PENDING = "edge.skerry.io/pending-write"  # annotation, at the node only: number of the newest write the cloud has not confirmed
 AUTONOMY_DURATION = (
     "node.openyurt.io/autonomy-duration"  # annotation of a Node: how long its pods are left alone; "0": for ever

@@ -16,6 +16,7 @@ from cloudcore.kube.resources import LEASE, NODE
 from cloudcore.kubelet.address import KubeletAddress
 from proto.kit.clock import rfc3339, rfc3339_micro
 from proto.kit.log import Logger
+from proto.labels import INTERNAL_IP
 
 EDGE_LABEL = "node-role.kubernetes.io/edge"
 LEASE_NAMESPACE = "kube-node-lease"
@@ -120,11 +121,19 @@ class NodeController:
         now = rfc3339(self._clock.wall())
         wanted = desired_status(current, self._told.get(node), away=self._sessions.is_away(node), now=now)
         if self._kubelet is not None:
+            await self._show(node, found, self._kubelet.hidden(wanted))
             wanted = self._kubelet.patched(node, wanted)
         if wanted == current and not force:
             return
         patch = [{"op": "add", "path": "/status", "value": wanted}]
         await self._client.patch(NODE, "", node, patch, content_type=JSON_PATCH, subresource="status")
+
+    async def _show(self, node: str, found: Mapping[str, Any], address: str) -> None:
+        """Let people see the edge's own address where the status has no place for it."""
+        shown = (found["metadata"].get("annotations") or {}).get(INTERNAL_IP)
+        if address and address != shown:
+            patch = {"metadata": {"annotations": {INTERNAL_IP: address}}}
+            await self._client.patch(NODE, "", node, patch, content_type=MERGE_PATCH)
 
 
 def is_edge(node: Mapping[str, Any]) -> bool:

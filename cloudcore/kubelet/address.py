@@ -9,28 +9,39 @@ from urllib.parse import urlsplit
 
 AddressType = Literal["Hostname", "InternalDNS", "InternalIP"]
 NODE = "{node}"
+MAX_SHOWN = 64  # characters of an address that a node says
 
 
 @dataclass(frozen=True, slots=True)
 class KubeletAddress:
-    """``host`` may contain ``{node}``."""
+    """``host`` may contain ``{node}``. ``only``: no other address is shown, so that every API server picks this one."""
 
     type: AddressType
     host: str
     port: int
+    only: bool = False
 
     def patched(self, node: str, status: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``status`` with this address before the edge's own ones, which stay where they are of another type."""
-        own = [a for a in status.get("addresses") or [] if isinstance(a, dict) and a.get("type") != self.type]
+        """Return ``status`` with this address after the edge's own ones of other types, or instead of them."""
+        found = status.get("addresses") or [] if not self.only else []
+        own = [a for a in found if isinstance(a, dict) and a.get("type") != self.type]
         address = {"type": self.type, "address": self.host.replace(NODE, node)}
         endpoints = {**(status.get("daemonEndpoints") or {}), "kubeletEndpoint": {"Port": self.port}}
         return {**status, "addresses": [*own, address], "daemonEndpoints": endpoints}
+
+    def hidden(self, status: Mapping[str, Any]) -> str:
+        """Return the edge's own IP address that ``patched`` leaves out of ``status``, "" when there is none."""
+        for each in status.get("addresses") or [] if self.only else []:
+            if isinstance(each, dict) and each.get("type") == "InternalIP" != self.type:
+                return str(each.get("address") or "")[:MAX_SHOWN]
+        return ""
 
 
 def address_of(kind: str, advertise: str, port: int, *, embedded: bool, server: str) -> KubeletAddress:
     """Return what nodes' statuses say. ``server``: the API server's URL, to which our own address is looked up."""
     host = advertise or (NODE if embedded else towards(server))
-    return KubeletAddress(type_of(kind, embedded=embedded), host, port)
+    # In which order another API server tries the types is not ours to know: kubeadm's begins with InternalIP.
+    return KubeletAddress(type_of(kind, embedded=embedded), host, port, only=kind == "auto" and not embedded)
 
 
 def type_of(kind: str, *, embedded: bool) -> AddressType:

@@ -21,6 +21,7 @@ from proto.kit.channels import STDOUT, Channels, local_pair
 from proto.kit.clock import SystemClock
 from proto.kit.httpclient import HttpClient, Response
 from proto.kit.metrics import Metrics
+from proto.labels import INTERNAL_IP
 from proto.link.memory import MemoryBroker
 from proto.link.streams import CloudStreams
 from tests.kit import cloud as kit
@@ -283,6 +284,36 @@ def test_a_node_s_status_says_where_its_kubelet_api_is_and_keeps_the_edge_s_own_
     ]
     assert found["daemonEndpoints"] == {"kubeletEndpoint": {"Port": 10003}}
     assert KubeletAddress("Hostname", "{node}.edges.example", 10003).patched("gw-1", found) == found
+
+
+@pytest.mark.parametrize("preferred", ["InternalIP ExternalIP Hostname", "Hostname InternalDNS InternalIP ExternalDNS"])
+def test_another_api_server_finds_cloudcore_whichever_address_it_prefers(preferred: str) -> None:
+    said = [
+        ("InternalIP", "10.0.0.7"),
+        ("ExternalIP", "203.0.113.7"),
+        ("InternalDNS", "gw-1.lan"),
+        ("Hostname", "gw-1"),
+    ]
+    own = {"addresses": [{"type": kind, "address": address} for kind, address in said]}
+    address = address_of("auto", "cloud.example", 10003, embedded=False, server="https://127.0.0.1:6443")
+
+    found = address.patched("gw-1", own)
+
+    at = endpoint({"metadata": {"name": "gw-1"}, "status": found}, tuple(preferred.split()))
+    assert (at.host, at.port) == ("cloud.example", 10003)
+    assert (address.hidden(own), address.hidden(found)) == ("10.0.0.7", "")
+
+
+async def test_the_address_that_a_status_does_not_show_is_an_annotation(tmp_path: Path) -> None:
+    async with kit.running(tmp_path) as cloud:
+        nodes = cloud.hub.nodes
+        nodes.serve_kubelets(KubeletAddress("Hostname", "cloud.example", 10003, only=True))
+        await cloud.hub.replica.connected("gw-1", 1)
+        own = {"addresses": [{"type": "InternalIP", "address": "10.0.0.7"}, {"type": "Hostname", "address": "gw-1"}]}
+        await nodes.put_status("gw-1", own)
+        found = await cloud.client.get(NODE, "", "gw-1")
+    assert found["metadata"]["annotations"][INTERNAL_IP] == "10.0.0.7"
+    assert found["status"]["addresses"] == [{"type": "Hostname", "address": "cloud.example"}]
 
 
 @pytest.mark.parametrize(
