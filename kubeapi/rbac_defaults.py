@@ -121,13 +121,13 @@ ROLES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[str, ...]]] 
         (),
     ),
     # The technician at a node, whose writes there are made again here; only for objects of that node (cloudcore.hub.replay).
-    # A role with the label aggregate-to-node-admin adds more kinds.
+    # A role with the label aggregate-to-node-admin adds more kinds. Without it nothing by which others than this node are reached.
     "skerry:node-admin": ([], (), ("node-admin",)),
     "skerry:aggregate-to-node-admin": (
         [
             _rule([""], ["configmaps", "events", "persistentvolumeclaims", "pods", "services"], [*READ, *WRITE]),
             _rule([""], ["pods/ephemeralcontainers"], ["patch", "update"]),
-            *(_rule([group], kinds, [*READ, *WRITE]) for group, kinds in _WORKLOADS.items()),
+            *(_rule([group], _WORKLOADS[group], [*READ, *WRITE]) for group in ("apps", "batch")),
             _rule(["events.k8s.io"], ["events"], [*READ, *WRITE]),
             _rule(["devices.kubeedge.io"], ["devices", "devicemodels"], [*READ, *WRITE]),
             _rule(["edge.skerry.io"], ["writeconflicts"], [*READ, "delete", "deletecollection"]),

@@ -150,6 +150,14 @@ def _check_fields(node: str, key: ObjectKey, old: Json | None, new: Json) -> Non
         raise Denied("OutsideNode", f"a device that is written at node {node} stays at node {node}")
     if (key.group, key.plural) == (SECRET.group, SECRET.plural) and new.get("type") in CREDENTIALS:
         raise Denied("CloudOnly", f"Secrets of type {new['type']} are written in the cloud only")
+    if (key.group, key.plural) == ("", "services") and _external(new) and _external(new) != _external(old or {}):
+        # Every node of the cluster would send what goes to such an address to this Service.
+        raise Denied("CloudOnly", "externalIPs of a Service are written in the cloud only")
+
+
+def _external(service: Json) -> Any:
+    spec = service.get("spec")
+    return spec.get("externalIPs") if isinstance(spec, dict) else None
 
 
 def _is_labelled(obj: Json, node: str) -> bool:

@@ -26,6 +26,7 @@ from cloudcore.kube.resources import (
     ROLE,
     ROLE_BINDING,
     SECRET,
+    SERVICE,
     SERVICE_ACCOUNT,
     Kind,
 )
@@ -387,6 +388,43 @@ async def test_what_places_workloads_on_nodes_is_not_written_through_one(desk: D
     write = desk.write("create", key, api_version=kind.api_version, kind=kind.kind, user=user, mine=mine)
     answer = await desk.carry(write)
     assert (answer.outcome, answer.reason) == ("refused", "CloudOnly")
+
+
+async def test_a_service_made_at_a_node_takes_no_address_of_the_cluster_s(desk: Desk) -> None:  # LOCAL-12
+    mine = {**config_map("s"), "kind": "Service", "spec": {"ports": [{"port": 53}], "externalIPs": ["192.0.2.53"]}}
+    mine.pop("data")
+    key = SERVICE.key("default", "s")
+    answer = await desk.carry(desk.write("create", key, kind="Service", mine=mine))
+    assert (answer.outcome, answer.reason) == ("refused", "CloudOnly")
+
+    mine["spec"] = {"ports": [{"port": 53}]}
+    answer = await desk.carry(desk.write("create", key, kind="Service", mine=mine))
+    assert answer.outcome == "applied", answer
+
+    change: Json = {"mine": {"spec": {"externalIPs": ["192.0.2.53"]}}, "base": {"spec": {"externalIPs": None}}}
+    answer = await desk.carry(desk.write("patch", key, kind="Service", **change))
+    assert (answer.outcome, answer.reason) == ("refused", "CloudOnly")
+
+
+@pytest.mark.parametrize(
+    ("group", "kind"),
+    [
+        ("networking.k8s.io", "Ingress"),
+        ("networking.k8s.io", "NetworkPolicy"),
+        ("autoscaling", "HorizontalPodAutoscaler"),
+        ("policy", "PodDisruptionBudget"),
+    ],
+)
+async def test_a_technician_makes_nothing_by_which_others_than_the_node_are_reached(
+    desk: Desk, group: str, kind: str
+) -> None:  # LOCAL-12
+    version, stem = f"{group}/v{2 if group == 'autoscaling' else 1}", kind.lower()
+    plural = {"ingress": "ingresses", "networkpolicy": "networkpolicies"}.get(stem, f"{stem}s")
+    mine = {**config_map(), "apiVersion": version, "kind": kind, "spec": {}}
+    mine.pop("data")
+    key = f"{group}/{plural}/default/a"
+    answer = await desk.carry(desk.write("create", key, api_version=version, kind=kind, mine=mine))
+    assert (answer.outcome, answer.reason) == ("refused", "Forbidden")
 
 
 async def test_a_secret_made_at_a_node_is_nobodys_credential(desk: Desk) -> None:  # LOCAL-12
