@@ -2,6 +2,7 @@
 acknowledged; here they are carried out in order, at least once, in a way that makes a repetition harmless."""
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -10,8 +11,8 @@ import msgspec
 
 from cloudcore.history import History
 from cloudcore.hub.scope import Scope
-from cloudcore.kube.client import KubeClient
-from cloudcore.kube.errors import Conflict, Forbidden
+from cloudcore.kube.client import MERGE_PATCH, KubeClient
+from cloudcore.kube.errors import Conflict, Forbidden, NotFound
 from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import DEVICE, EVENT, NODE, POD
 from proto.kit import canonical
@@ -24,6 +25,7 @@ from proto.link.replica import MessageRow
 
 COMPONENT = "skerry"
 MAX_TEXT = 1024
+MAX_STEM = 200  # characters of an event's name that say what it is about
 MAX_OWN = 256  # events of the cloud's own that wait for the API server
 MAX_COUNT = 1 << 30
 MAX_WITHHELD = 2_000  # messages that wait for a right: what one query can leave out; more are given up and said
@@ -202,7 +204,7 @@ class Effects:
         await carry(node, row, body)
 
     async def _raise(self, node: str, row: MessageRow, body: dict[str, Any]) -> None:
-        await self._create(self._event(node, row.seq, body))
+        await self._tell_again(self._event(node, row.seq, body))
 
     def _event(self, node: str, seq: int, body: dict[str, Any]) -> dict[str, Any]:
         """Return the edge's event as we let it be: about itself, its devices or its pods, under a name of ours."""
@@ -220,7 +222,7 @@ class Effects:
             str(body.get("type") or "Normal"),
             str(body.get("reason") or "Edge")[:128],
             str(body.get("message") or "")[:MAX_TEXT],
-            name=f"{name}.{node}-{seq:x}",
+            name=_name(node, name, body) or f"{name}.{node}-{seq:x}",
             at=at,
             host=node,
         )
@@ -229,11 +231,37 @@ class Effects:
             event |= {"count": count, "firstTimestamp": str(body.get("firstTimestamp") or at)}
         return event
 
-    async def _create(self, event: dict[str, Any]) -> None:
+    async def _tell_again(self, event: dict[str, Any]) -> None:
+        """Create the event, or let the one of this name say how often and when last; what comes late changes nothing."""
+        namespace, name = event["metadata"]["namespace"], event["metadata"]["name"]
+        if await self._create(event):
+            return
+        try:
+            found = await self._client.get(EVENT, namespace, name)
+        except NotFound:  # it has just expired: what is said next makes it again
+            return
+        if (found.get("count") or 1) < event["count"]:
+            patch = {"count": event["count"], "lastTimestamp": event["lastTimestamp"]}
+            await self._client.patch(EVENT, namespace, name, patch, content_type=MERGE_PATCH)
+
+    async def _create(self, event: dict[str, Any]) -> bool:
+        """Return whether there was none of this name."""
         try:
             await self._client.create(EVENT, event["metadata"]["namespace"], event)
         except Conflict:
-            return
+            return False
+        return True
+
+
+def _name(node: str, about: str, body: Mapping[str, Any]) -> str:
+    """Return the name that all repetitions of the edge's event share, "" when it names none.
+
+    An edge that was restarted counts from one again: that is another event, by its first time.
+    """
+    if not isinstance(body.get("name"), str):
+        return ""
+    series = "\0".join((node, body["name"], str(body.get("firstTimestamp") or "")))
+    return f"{about[:MAX_STEM].rstrip('.-')}.{hashlib.sha256(series.encode()).hexdigest()[:16]}"
 
 
 def make_event(

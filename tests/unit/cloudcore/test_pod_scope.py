@@ -1,7 +1,7 @@
 """Pods over the real API: what a node gets with them, and what it may say about them."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -382,3 +382,33 @@ async def test_how_a_pod_finished_is_not_changed_afterwards(cloud: Cloud) -> Non
 
     assert (await shown(cloud))["phase"] == "Failed"
     assert (await shown(cloud))["message"] == "out of memory"
+
+
+async def test_what_a_node_says_again_counts_in_one_event(cloud: Cloud) -> None:  # HUB-15
+    uid = (await run_pod(cloud))["metadata"]["uid"]
+    involved = {"kind": "Pod", "namespace": "default", "name": "web", "uid": uid}
+    head: dict[str, Any] = {
+        "involvedObject": involved,
+        "reason": "BackOff",
+        "message": "m",
+        "name": "web.1234",
+        "type": "Warning",
+    }
+
+    async def said(seq: int, count: int, minute: int, first: int = 0) -> None:
+        times = {"firstTimestamp": f"2026-01-01T00:{first:02d}:00Z", "lastTimestamp": f"2026-01-01T00:{minute:02d}:00Z"}
+        await tell(cloud, seq, "event", **head, **times, count=count)
+
+    for seq, (count, minute) in enumerate([(1, 0), (4, 1), (7, 2), (4, 1)], 1):
+        await said(seq, count, minute)
+    await said(5, 1, 30, first=30)  # by an edge that was restarted
+
+    async def shown() -> list[tuple[int, str]]:
+        found = [event for event in await events(cloud) if event["reason"] == "BackOff"]
+        return sorted((event["count"], event["lastTimestamp"]) for event in found)
+
+    await eventually(lambda: _is(shown, [(1, "2026-01-01T00:30:00Z"), (7, "2026-01-01T00:02:00Z")]))
+
+
+async def _is(shown: Callable[[], Awaitable[Any]], wanted: Any) -> bool:
+    return bool(await shown() == wanted)
