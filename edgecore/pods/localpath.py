@@ -1,12 +1,12 @@
 """Persistent volumes that are directories of this node: class ``local-path``, and local or hostPath volumes of its disk."""
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgecore.pods import trees
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.lookups import Objects
 
@@ -100,10 +100,10 @@ class LocalPaths:
         trash = self.root / f"{_TRASH}{directory.name}"
         if directory.exists():
             if trash.exists():
-                shutil.rmtree(trash)
+                trees.remove(trash)
             directory.rename(trash)  # from here on nobody finds half of it
         if trash.exists():
-            shutil.rmtree(trash)
+            trees.remove(trash)
 
     def _in_use(self) -> set[str]:
         out = set()

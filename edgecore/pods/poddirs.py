@@ -2,12 +2,11 @@
 
 import os
 import re
-import shutil
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from edgecore.pods import mounts
+from edgecore.pods import mounts, trees
 from proto.kit.errors import Retryable
 from proto.kit.log import Logger
 
@@ -65,7 +64,7 @@ class PodDirs:
         self._delete(uid, self.pod(uid))
         for entry in _entries(self.logs):
             if entry.name.endswith(f"_{uid}"):
-                shutil.rmtree(entry)
+                trees.remove(entry)
 
     def delete_volumes(self, uid: str) -> None:
         """Delete what the volumes of a pod that has ended hold here; what its containers left to say stays. Raises as ``delete``."""
@@ -82,7 +81,7 @@ class PodDirs:
             _empty_placeholders(placeholders)
         for root in roots:
             if root.exists():
-                shutil.rmtree(root)
+                trees.remove(root)
 
 
 def memory_home(data_dir: Path) -> Path | None:

@@ -5,7 +5,6 @@ the supervisor). Nothing is kept in memory: any process that looks finds the sam
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from edgecore.pods import trees
 from edgecore.pods.process import wire
 from edgecore.pods.runtime import Container, ContainerConfig, NoSuch, Sandbox, SandboxConfig, State
 
@@ -201,7 +201,7 @@ def save(path: Path, data: bytes) -> None:
 def delete(folder: Path) -> None:
     """Delete a folder with a record; from the first step on it does not exist any more. Raises OSError."""
     (folder / RECORD).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    trees.remove(folder)
 
 
 def _names(folder: Path) -> list[str]:
