@@ -19,6 +19,7 @@ from cloudcore.kube.resources import DEVICE, DEVICE_MODEL, DEVICE_STATUS, Kind
 from cloudcore.revocation import Revocations
 from cloudcore.settings import Api, Nodes, Settings
 from cloudcore.sql import Sql
+from kubeapi.kubelet import KubeletAccess
 from proto.kit import tls
 from proto.kit.backoff import Rng
 from proto.kit.clock import SystemClock
@@ -64,10 +65,10 @@ def status_change(name: str, uid: str, version: int, **status: Any) -> StateChan
 
 
 @asynccontextmanager
-async def bare_api(path: Path, options: Api = QUICK.api) -> AsyncIterator[Path]:
+async def bare_api(path: Path, options: Api = QUICK.api, kubelet: KubeletAccess | None = None) -> AsyncIterator[Path]:
     """A Kubernetes API with nothing of Skerry in it; yields an administrator's kubeconfig.
 
-    Beside it, ``plain.kubeconfig`` is for a user without any right.
+    Beside it, ``plain.kubeconfig`` is for a user without any right. Without ``kubelet`` no node is asked for logs.
     """
     clock, metrics = SystemClock(), Metrics()
     async with AsyncExitStack() as stack:
@@ -75,7 +76,14 @@ async def bare_api(path: Path, options: Api = QUICK.api) -> AsyncIterator[Path]:
         sql = Sql.open(f"sqlite:///{path / 'cloud.db'}")
         stack.push_async_callback(sql.close)
         api = await EmbeddedApi.open(
-            path, authority, Revocations(sql, clock), options, clock=clock, rng=Rng(1), metrics=metrics
+            path,
+            authority,
+            Revocations(sql, clock),
+            options,
+            kubelet=kubelet,
+            clock=clock,
+            rng=Rng(1),
+            metrics=metrics,
         )
         stack.push_async_callback(api.close)
         supervisor = Supervisor(clock)
