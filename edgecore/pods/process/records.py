@@ -198,9 +198,30 @@ def save(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
+def save_plan(folder: Path, memory: Path | None, data: bytes) -> None:
+    """Write what a container is started with, secrets among it: below ``memory``, and a link to it on disk. Raises OSError."""
+    plan = folder / PLAN
+    if memory is not None:
+        memory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        plan.symlink_to(memory / f"{folder.name}.json")  # first: what is linked is found and deleted
+        plan = plan.readlink()
+    with os.fdopen(os.open(plan, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data)
+
+
+def limit_plan(folder: Path, limits: dict[str, int]) -> None:
+    """Let a container that is yet to start do so with ``limits``; without a plan it never will. Raises OSError."""
+    plan = (folder / PLAN).resolve()
+    with suppress(FileNotFoundError):
+        save(plan, msgspec.json.encode({**msgspec.json.decode(plan.read_bytes()), "limits": limits}))
+
+
 def delete(folder: Path) -> None:
-    """Delete a folder with a record; from the first step on it does not exist any more. Raises OSError."""
-    (folder / RECORD).unlink(missing_ok=True)
+    """Delete a folder with a record, and the plans of its containers. Raises OSError."""
+    for plan in (folder / PLAN, *folder.glob(f"containers/*/{PLAN}")):
+        if plan.is_symlink():
+            plan.readlink().unlink(missing_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)  # from here on it does not exist any more
     trees.remove(folder)
 
 

@@ -9,13 +9,14 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edgecore.pods import poddirs, usage
 from edgecore.pods import runtime as port
-from edgecore.pods import usage
 from edgecore.pods.process import images, plans, records, wire
 from edgecore.pods.process.changes import Changes
 from edgecore.pods.process.channels import AttachChannels, FailedChannels, FdChannels
@@ -42,6 +43,8 @@ class ProcessRuntime:
         folder = data_dir / "process"
         (folder / "sandboxes").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._clock = clock
+        home = poddirs.memory_home(data_dir)
+        self._memory = None if home is None else home.with_name(f"{home.name}-plans")
         self._disk = Disk(folder)
         self._sandboxes = Sandboxes(self._disk, subnet, self._now_ns, prefix)
         self._images = ImageStore(data_dir / "images", clock, self._disk.chains)
@@ -115,12 +118,13 @@ class ProcessRuntime:
         plan = plans.container(config, sandbox, image, self._images.root(image), cgroup=path, log=log)
         if image.id == images.HOST:
             plan["hidden"] = [*plans.HOST_HIDDEN, str(self._disk.pods.parents[1])]
+        told = replace(config, command=(), args=(), env=())  # these are in the plan only: secrets may be among them
         record = ContainerRecord(
-            identity, self._now_ns(), config, image.id, image.chain, plans.stop_signal(image), path, log
+            identity, self._now_ns(), told, image.id, image.chain, plans.stop_signal(image), path, log
         )
         folder = pod / "containers" / identity
         folder.mkdir(parents=True, mode=0o700)
-        (folder / records.PLAN).write_bytes(msgspec.json.encode(plan))
+        records.save_plan(folder, self._memory, msgspec.json.encode(plan))
         await asyncio.to_thread(records.save, folder / records.RECORD, msgspec.json.encode(record))
         return identity
 
@@ -173,8 +177,7 @@ class ProcessRuntime:
             refused = cgroup.limit(self._where, record.cgroup, limits)
             if refused:
                 raise RuntimeRefused(f"the kernel refuses the limits: {'; '.join(refused)}")
-        plan = msgspec.json.decode((folder / records.PLAN).read_bytes())
-        await asyncio.to_thread(records.save, folder / records.PLAN, msgspec.json.encode({**plan, "limits": limits}))
+        await asyncio.to_thread(records.limit_plan, folder, limits)
 
     async def reopen_log(self, container_id: str) -> None:
         await wire.ask(self._disk.container(container_id).parents[1], {"op": "reopen", "id": container_id})
@@ -348,6 +351,9 @@ class ProcessRuntime:
 
     async def close(self) -> None:
         self._changes.close()
+        if self._memory is not None:
+            with suppress(OSError):  # no container, no folder
+                self._memory.rmdir()
 
 
 def _version() -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from edgecore.pods import mounts
 from edgecore.pods.process.runtime import ProcessRuntime
-from edgecore.pods.runtime import Mount, RuntimeRefused, Security, State
+from edgecore.pods.runtime import Mount, Resources, RuntimeRefused, Security, State
 from proto.kit.channels import ChannelsClosed
 from proto.kit.clock import SystemClock
 from tests.conformance.runtime import test_process
@@ -40,6 +41,34 @@ def supervisor(host: Host, sandbox_id: str) -> int:
             if b"main" in words and any(word.endswith(sandbox_id.encode()) for word in words):
                 return int(entry.name)
     return 0
+
+
+async def test_secrets_of_an_environment_rest_on_no_disk_and_go_with_their_container(host: Host, world: World) -> None:
+    """PROC-3: also a container that an earlier edgecore made is started with all that it was made with."""
+    pod = world.sandbox()
+    sandbox_id = await world.run_sandbox(pod)
+    argv = ("sh", "-c", 'test "$KEY" = hush-1234 && sleep 1000')
+    config = world.container(*argv, env=(("KEY", "hush-1234"),))
+    container_id = await world.runtime.create_container(sandbox_id, config, pod)
+    (link,) = (host.folder / "data" / "process").rglob(f"{container_id}/plan.json")
+    plan = link.readlink()
+    assert (plan.stat().st_mode & 0o777, plan.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert b"hush-1234" in plan.read_bytes()
+    assert mounts.covering(plan).kind == "tmpfs"  # type: ignore[union-attr]
+    written = [
+        path for path in (host.folder / "data" / "process").rglob("*") if path.is_file() and not path.is_symlink()
+    ]
+    assert [path for path in written if b"hush-1234" in path.read_bytes()] == []
+
+    later = world.node.reopen()
+    await later.update_resources(container_id, Resources(memory_bytes=64 << 20))
+    await later.start_container(container_id)
+    assert (await later.container_status(container_id)).state is State.RUNNING
+    assert link.is_symlink()
+
+    await later.remove_sandbox(sandbox_id)
+    await later.close()
+    assert not plan.exists()
 
 
 async def test_a_killed_supervisor_takes_its_pod_along_and_that_is_told(host: Host, world: World) -> None:
