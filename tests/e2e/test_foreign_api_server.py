@@ -45,7 +45,7 @@ MENU: Json = {
     "apiVersion": "v1",
     "kind": "ConfigMap",
     "metadata": {"name": "menu", "labels": {"edge.skerry.io/node": NODE}},
-    "data": {"dish": "soup", "price": "4"},
+    "data": {"dish": "soup", "price": "4", "waiter": "none"},
 }
 
 
@@ -139,10 +139,12 @@ async def test_a_foreign_api_server_has_pods_with_all_ways_into_them_offline_wri
     await said(site.office, "apply -f -", MENU, pod("web", nodeName=NODE), pod("nowhere"), MODEL, oven())
     await said(site.office, "wait --for=condition=Ready pod/web --timeout=40s")
     await status_is_told(site)
+    await events_are_told(site)
     await containers_are_reached(site)
     await a_port_is_forwarded(site)
-    await a_twin_is_reported(site)
+    await a_twin_works_both_ways(site)
     await writes_of_an_outage_are_applied(site)
+    await the_conflict_has_both_versions(site)
     await a_deleted_pod_leaves(site)
     log = await asyncio.to_thread(site.platform.cloud.log.read_text)
     assert "forbidden" not in log.lower()
@@ -159,6 +161,14 @@ async def status_is_told(site: Site) -> None:
     assert node["status"]["addresses"] == [{"type": "Hostname", "address": "localhost"}]
     kubelet = site.platform.cloud.addresses["kubelet"]
     assert kubelet.endswith(f":{node['status']['daemonEndpoints']['kubeletEndpoint']['Port']}")
+
+
+async def events_are_told(site: Site) -> None:
+    async def told() -> bool:
+        events = await said(site.office, "events --for pod/web")
+        return all(reason in events for reason in ("Pulled", "Created", "Started"))
+
+    await eventually(told, 20)
 
 
 async def containers_are_reached(site: Site) -> None:
@@ -192,7 +202,9 @@ def ask(port: int) -> bytes:
         return sock.recv(100)
 
 
-async def a_twin_is_reported(site: Site) -> None:
+async def a_twin_works_both_ways(site: Site) -> None:
+    await said(site.office, "apply -f -", oven(target="900"))
+    await eventually(lambda: site.edge.desired("kiln", "target") == "900", 20)
     await report(site.edge.mqtt_port, temperature="812")
 
     async def arrived() -> bool:
@@ -202,23 +214,30 @@ async def a_twin_is_reported(site: Site) -> None:
 
 
 async def writes_of_an_outage_are_applied(site: Site) -> None:
-    """One object is changed at the gateway, one is made there; the office changes another key meanwhile."""
+    """One object is made at the gateway, one is changed; there the office changes another key and one of the same."""
     before = (await site.pod())["status"]["containerStatuses"]
     site.edge.cut()
     await said(site.here, 'patch configmap menu --type=merge -p \'{"data":{"dish":"stew"}}\'')
+    await said(site.here, 'patch configmap menu --type=merge -p \'{"data":{"waiter":"bob"}}\'')
     await said(site.here, "create configmap shift --from-literal=who=ann")
-    await said(site.office, 'patch configmap menu --type=merge -p \'{"data":{"price":"5"}}\'')
+    await said(site.office, 'patch configmap menu --type=merge -p \'{"data":{"price":"5","waiter":"eve"}}\'')
     assert await said(site.office, "get configmap menu -o jsonpath={.data.dish}") == "soup"
     site.edge.mend()
     await site.edge.connected(30)
     await eventually(lambda: both_have_both(site), 30)
-    assert await said(site.office, "get writeconflicts -A -o name") == ""
     assert (await site.pod())["status"]["containerStatuses"] == before  # nothing was restarted
+
+
+async def the_conflict_has_both_versions(site: Site) -> None:
+    (conflict,) = json.loads(await said(site.office, "get writeconflicts -A -o json"))["items"]
+    spec = conflict["spec"]
+    assert (spec["outcome"], spec["target"]["name"]) == ("conflict", "menu")
+    assert (spec["mine"]["data"]["waiter"], spec["theirs"]["data"]["waiter"]) == ("bob", "eve")
 
 
 async def both_have_both(site: Site) -> bool:
     words = "get configmap menu shift --ignore-not-found -o jsonpath={.items[*].data}"
-    wanted = [{"dish": "stew", "price": "5"}, {"who": "ann"}]
+    wanted = [{"dish": "stew", "price": "5", "waiter": "eve"}, {"who": "ann"}]
     shown = [await said(kubectl, words) for kubectl in (site.office, site.here)]
     return shown == [" ".join(json.dumps(each, separators=(",", ":")) for each in wanted)] * 2
 
