@@ -34,8 +34,14 @@ class LoneEdge:
             f"device_broker: {{port: {self.mqtt_port}}}\n"
             f"api: {{port: {self.api_port}}}\n"
             f"local_api: {{port: {self.local_port}, pod_address: ''}}\n"
+            "pods: {runtime: none}\n"
         )
         self.daemon = Daemon(NODE, ["edgecore", "run", "--data-dir", str(self.directory.path)], path / "edge.log")
+
+    def find_runtime(self) -> None:
+        """Run pods with what is found; whoever asks ends them, since they outlive their daemon."""
+        settings = self.directory.settings
+        settings.write_text(settings.read_text().replace("runtime: none", "runtime: auto"))
 
 
 @pytest.fixture

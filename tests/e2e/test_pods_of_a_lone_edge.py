@@ -71,6 +71,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 @pytest.fixture
 async def edge(host: Host, lone_edge: LoneEdge) -> AsyncIterator[LoneEdge]:
     """An edge inside the host: it finds containerd where every gateway has it."""
+    lone_edge.find_runtime()
     lone_edge.daemon.argv = [*host.argv_prefix, *lone_edge.daemon.argv]
     yield lone_edge
     if not lone_edge.daemon.running:

@@ -33,6 +33,7 @@ async def edge(tmp_path: Path) -> AsyncIterator[LoneEdge]:
         one = LoneEdge(disk.path)
         with one.directory.settings.open("a") as file:
             file.write(SETTINGS)
+        one.find_runtime()
         one.daemon.argv = [*host.argv_prefix, *one.daemon.argv]
         yield one
         await one.daemon.kill()
