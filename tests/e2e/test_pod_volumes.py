@@ -13,7 +13,7 @@ from edgecore.pods.settings import PodsSettings
 from kubeapi.kinds import CONFIG_MAP, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, SECRET, SERVICE_ACCOUNT
 from tests.kit.containerd import Host
 from tests.kit.images import BUSYBOX_REF
-from tests.kit.pods import PodWorld, container, pod, world
+from tests.kit.pods import PodWorld, container, pod, uid_of, world
 from tests.kit.wait import eventually
 
 Json = dict[str, Any]
@@ -165,7 +165,7 @@ async def test_nothing_but_the_data_is_left_of_a_pod(node: PodWorld, tmp_path: P
     await node.ready("full")
     builder = node.room.builder
     assert builder is not None
-    assert builder.orphans() == {"uid-full"}
+    assert builder.orphans() == {uid_of("full")}
     await inside(node, "full", "echo kept > /v/data/f")
 
     await node.delete("full")

@@ -13,7 +13,7 @@ from edgecore.pods.runtime import RuntimeRefused
 from edgecore.pods.settings import PodsSettings
 from kubeapi.kinds import CONFIG_MAP
 from tests.kit.containerd import Host
-from tests.kit.pods import PodWorld, container, pod, world
+from tests.kit.pods import PodWorld, container, pod, uid_of, world
 from tests.kit.wait import eventually
 
 Json = dict[str, Any]
@@ -73,7 +73,11 @@ async def test_a_pod_runs_and_its_status_is_what_strict_clients_take(node: PodWo
     (one,) = status.container_statuses
     assert (one.ready, one.started, one.restart_count, one.image) == (True, True, 0, "localhost/skerry/busybox:1")
     assert one.container_id.startswith("containerd://")
-    assert node.told("web") == {"uid": "uid-web", "version": node.told("web")["version"], "status": node.status("web")}
+    assert node.told("web") == {
+        "uid": uid_of("web"),
+        "version": node.told("web")["version"],
+        "status": node.status("web"),
+    }
 
 
 async def test_init_containers_run_in_order_before_the_others_and_sidecars_stay(node: PodWorld) -> None:
@@ -214,10 +218,12 @@ async def test_a_deleted_pod_runs_its_hook_gets_its_grace_and_is_told_gone_once(
     await node.remove("leaves")
 
     assert (notes / "hook").read_text().split() == ["bye", "term"]
-    assert node.messages("pod-gone") == [{"namespace": "default", "name": "leaves", "uid": "uid-leaves"}]
+    assert node.messages("pod-gone") == [{"namespace": "default", "name": "leaves", "uid": uid_of("leaves")}]
     assert (final["phase"], final["containerStatuses"][0]["state"]["terminated"]["exitCode"]) == ("Succeeded", 0)
     assert not (node.directory.path / "pods/uid-leaves").exists()
-    assert "uid-leaves" not in host.run("sh", "-c", "ls /run/containerd/io.containerd.grpc.v1.cri/sandboxes || true")
+    assert uid_of("leaves") not in host.run(
+        "sh", "-c", "ls /run/containerd/io.containerd.grpc.v1.cri/sandboxes || true"
+    )
 
 
 async def test_a_container_that_ignores_sigterm_is_killed_when_its_grace_is_over(node: PodWorld) -> None:
@@ -344,7 +350,7 @@ async def test_a_long_log_is_rotated_and_only_so_many_are_kept(host: Host, tmp_p
         await node.put(pod("loud", container(command=("sh", "-c", loud)), terminationGracePeriodSeconds=0))
         await node.ready("loud")
         assert node.room.observer is not None
-        (one,) = node.room.observer.of("uid-loud").containers.values()
+        (one,) = node.room.observer.of(uid_of("loud")).containers.values()
         path = Path(one.log_path)
         for _ in range(4):
             await eventually(lambda: path.exists() and path.stat().st_size > 4096)

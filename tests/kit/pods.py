@@ -1,5 +1,6 @@
 """A pod room on its own: a real store and database, a real or a recorded runtime, no cloud."""
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -45,12 +46,17 @@ def container(name: str = "main", command: tuple[str, ...] = ("sleep", "1000"), 
     }
 
 
+def uid_of(name: str) -> str:
+    """The uid of a pod made here: another one in each test run, since cgroups are the whole machine's."""
+    return f"uid-{name}-{os.getpid()}"
+
+
 def pod(name: str, *containers: Json, labels: Mapping[str, str] | None = None, uid: str = "", **spec: Any) -> Json:
     """A pod of this node as it arrives from the cloud."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default", "uid": uid or f"uid-{name}", "labels": dict(labels or {})},
+        "metadata": {"name": name, "namespace": "default", "uid": uid or uid_of(name), "labels": dict(labels or {})},
         "spec": {
             "nodeName": NODE,
             "restartPolicy": "Always",

@@ -29,6 +29,8 @@ EXEC_MARGIN_S = 10.0
 PULL_S = 3600.0  # a slow uplink; ``_check_alive`` notices a hanging runtime long before
 PULL_CHECK_S = 30.0
 EXEC_OUTPUT_BYTES = 64 << 10
+KILLED, ERROR = 137, "Error"
+CAUSE_S = 0.2
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -43,6 +45,7 @@ class CriRuntime:
         self._driver = ""  # of cgroups; "" not asked yet
         self._pause_asked = False
         self._sandbox_of: dict[str, str] = {}  # container id -> sandbox id; a status does not say it
+        self._asked_twice: set[str] = set()
         self._changes = Changes(self._wire, clock)
 
     @property
@@ -78,6 +81,7 @@ class CriRuntime:
     async def containers(self) -> list[port.Container]:
         said = await self._wire.call("ListContainers", pb.ListContainersRequest(), pb.ListContainersResponse)
         self._sandbox_of = {item.id: item.pod_sandbox_id for item in said.containers}
+        self._asked_twice &= self._sandbox_of.keys()
         return [messages.container(item) for item in said.containers]
 
     async def sandbox_status(self, sandbox_id: str) -> port.Sandbox:
@@ -94,6 +98,11 @@ class CriRuntime:
             self._changes.told(container_id, said.status.state, said.info)
         if said.status.id not in self._sandbox_of:
             await self.containers()
+        if said.status.exit_code == KILLED and said.status.reason == ERROR and container_id not in self._asked_twice:
+            # Of a container that went beyond its memory, the end is told first and the cause a moment later.
+            self._asked_twice.add(container_id)
+            await self._clock.sleep(CAUSE_S)
+            said = await self._wire.call("ContainerStatus", request, pb.ContainerStatusResponse)
         return messages.container_status(said.status, self._sandbox_of.get(said.status.id, ""))
 
     async def run_sandbox(self, config: port.SandboxConfig) -> str:

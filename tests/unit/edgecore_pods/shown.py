@@ -7,7 +7,7 @@ from edgecore.pods.plan import Plan
 from edgecore.pods.runtime import Container, Sandbox, State
 from edgecore.pods.seen import Memory, Seen
 from edgecore.pods.statuses import Looked
-from tests.kit.pods import container, pod
+from tests.kit.pods import container, pod, uid_of
 
 Json = dict[str, Any]
 NOW_S = 1000.0
@@ -17,7 +17,7 @@ __all__ = ["NOW", "NOW_S", "box", "container", "look", "made", "memory", "pod", 
 
 
 def box(attempt: int = 0, state: State = State.RUNNING) -> Sandbox:
-    return Sandbox(f"s{attempt}", "default", "web", "uid-web", attempt, state, attempt, ips=("10.88.0.2",))
+    return Sandbox(f"s{attempt}", "default", "web", uid_of("web"), attempt, state, attempt, ips=("10.88.0.2",))
 
 
 def made(

@@ -8,6 +8,7 @@ from edgecore.pods.backoff import CrashBackoff
 from edgecore.pods.phases import pod_status
 from edgecore.pods.runtime import State
 from edgecore.pods.seen import Ended, Memory, Seen, Waiting
+from tests.kit.pods import uid_of
 from tests.unit.edgecore_pods.shown import NOW, NOW_S, box, container, look, made, memory, pod, seen
 
 A, B, INIT = container("a"), container("b"), container("init")
@@ -136,7 +137,7 @@ def test_a_crash_loop_shows_its_wait_and_its_last_end() -> None:
 
     found = status(pod("web", A), now, remembered)["containerStatuses"][0]
 
-    message = "back-off 40s restarting failed container=a pod=web_default(uid-web)"
+    message = f"back-off 40s restarting failed container=a pod=web_default({uid_of('web')})"
     assert found["state"] == {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
     assert found["lastState"]["terminated"] == {
         "exitCode": 3,

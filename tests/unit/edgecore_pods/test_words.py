@@ -15,7 +15,7 @@ from proto.kit import canonical
 from proto.kit.daemon import Supervisor
 from proto.kit.metrics import Metrics
 from tests.kit.clock import ManualClock
-from tests.kit.pods import container, pod
+from tests.kit.pods import container, pod, uid_of
 
 Json = dict[str, Any]
 ROOM = NodeRoomLeft("gw-1", {"site": "a", "cores": "4"}, {"cpu": 2000, "memory": 1 << 30, "pods": 3})
@@ -109,7 +109,7 @@ def test_who_is_evicted_first() -> None:
     static = pod("static")
     static["metadata"]["annotations"] = {"kubernetes.io/config.source": "file"}
     vital = pod("vital", priority=2_000_000_001)
-    used = {"uid-over": 20 << 20, "uid-low": 80 << 20, "uid-static": 1 << 30, "uid-vital": 1 << 30}
+    used = {uid_of("over"): 20 << 20, uid_of("low"): 80 << 20, uid_of("static"): 1 << 30, uid_of("vital"): 1 << 30}
 
     def first(*pods: Json) -> str | None:
         found = pick(pods, used, MEMORY)

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proto.mqtt import properties as p
@@ -139,6 +139,7 @@ def read_in_pieces(raw: bytes, version: int, cuts: list[int]) -> list[Packet]:
     return out
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of the machine, when others work on it
 @given(st.lists(packets(), min_size=1, max_size=3), st.lists(st.integers(0, 2000), max_size=6))
 def test_packets_survive_encoding_and_any_cutting(many: list[tuple[int, Packet]], cuts: list[int]) -> None:
     version = many[0][0]
