@@ -172,7 +172,7 @@ async def test_nothing_but_the_data_is_left_of_a_pod(node: PodWorld, tmp_path: P
     await eventually(lambda: not builder.orphans(), 30)
 
     assert mounts.below(tmp_path) == []
-    assert not [path for root in cgroups.hierarchies() for path in root.glob("skerry-pods/**/poduid-full")]
+    assert not [path for root in cgroups.hierarchies() for path in root.glob(f"skerry-pods/**/pod{uid_of('full')}")]
     assert (tmp_path / "edge/local-path/pv-1/f").read_text() == "kept\n"
     assert list((tmp_path / "edge/logs").iterdir()) == []
 
@@ -182,7 +182,7 @@ async def test_a_pod_weighs_what_it_asks_for(node: PodWorld) -> None:
     await node.put(pod("heavy", container(resources={"requests": {"cpu": "1500m"}, "limits": {"memory": "64Mi"}})))
     await node.ready("heavy")
 
-    own = [path for root in cgroups.hierarchies() for path in root.glob("skerry-pods/burstable/poduid-heavy")]
+    own = [path for root in cgroups.hierarchies() for path in root.glob(f"skerry-pods/burstable/pod{uid_of('heavy')}")]
     files = [path / file for path in own for file in ("cpu.shares", "cpu.weight") if (path / file).exists()]
     assert [path.read_text().strip() for path in files] in (["1536"], ["59"])
 
