@@ -190,7 +190,7 @@ async def test_a_pod_weighs_what_it_asks_for(node: PodWorld) -> None:
 @pytest.mark.timeout(120)
 async def test_a_static_pod_runs_from_its_file_to_the_end_of_it(node: PodWorld, tmp_path: Path) -> None:
     folder = tmp_path / "edge/manifests"
-    folder.mkdir(parents=True)
+    folder.mkdir(exist_ok=True, parents=True)
     (folder / "bad.yaml").write_text("kind: [")
     text = (
         "apiVersion: v1\nkind: Pod\nmetadata: {name: disc}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n"
