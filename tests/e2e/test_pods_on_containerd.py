@@ -100,7 +100,7 @@ async def test_init_containers_run_in_order_before_the_others_and_sidecars_stay(
     )
     await node.ready("ordered")
 
-    order = (node.directory.path / "pods/uid-ordered/volumes/notes/order").read_text().split()
+    order = (node.directory.path / f"pods/{uid_of('ordered')}/volumes/notes/order").read_text().split()
     first, side, second = node.status("ordered")["initContainerStatuses"]
     assert order == ["first", "side", "second", "main"]
     assert [s["state"]["terminated"]["reason"] for s in (first, second)] == ["Completed", "Completed"]
@@ -120,7 +120,7 @@ async def test_a_crashing_container_waits_in_back_off_and_says_why(node: PodWorl
 
     state = node.state("crash")
     assert state["state"]["waiting"]["message"] == (
-        "back-off 10s restarting failed container=main pod=crash_default(uid-crash)"
+        f"back-off 10s restarting failed container=main pod=crash_default({uid_of('crash')})"
     )
     ended = state["lastState"]["terminated"]
     assert (ended["exitCode"], ended["reason"], ended["message"]) == (3, "Error", "no luck")
@@ -220,7 +220,7 @@ async def test_a_deleted_pod_runs_its_hook_gets_its_grace_and_is_told_gone_once(
     assert (notes / "hook").read_text().split() == ["bye", "term"]
     assert node.messages("pod-gone") == [{"namespace": "default", "name": "leaves", "uid": uid_of("leaves")}]
     assert (final["phase"], final["containerStatuses"][0]["state"]["terminated"]["exitCode"]) == ("Succeeded", 0)
-    assert not (node.directory.path / "pods/uid-leaves").exists()
+    assert not (node.directory.path / f"pods/{uid_of('leaves')}").exists()
     assert uid_of("leaves") not in host.run(
         "sh", "-c", "ls /run/containerd/io.containerd.grpc.v1.cri/sandboxes || true"
     )
