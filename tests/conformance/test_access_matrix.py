@@ -151,8 +151,8 @@ def test_each_publish_reaches_somebody_exactly_when_it_may(world: World, who: st
     sent = {topic: b"publish %d" % next(MARKS) for topic in TOPICS}
     for topic, payload in sent.items():
         client = witnesses.client("cloud") if who == "cloud" else world.connect(who)
-        if client.accepted:
-            client.publish(topic, payload)
+        if client.accepted and not client.publish(topic, payload) and who == "cloud":
+            witnesses.client("cloud").publish(topic, payload)  # the end may have been the answer to the one before
         if who != "cloud":
             client.close()
     witnesses.fence()

@@ -74,6 +74,7 @@ def begin(site: Fleet) -> None:
     site.say("wait --for=condition=Ready pod/talks pod/waits pod/pair pod/echoes pod/shell pod/serves --timeout=50s")
     site.eventually(lambda: re.search("again +1/1 +Running +1 ", site.say("get pod again")), 40)
     site.eventually(lambda: site.run("top pod talks").returncode == 0, 30)
+    site.eventually(lambda: "line 25\n" in site.say("logs talks"), 40)  # so its first line is old
 
 
 def fill(site: Fleet, version: str, text: str) -> str:

@@ -126,10 +126,11 @@ class Client:
         until(lambda: mid in self._codes or self.ended.is_set(), f"SUBACK for {topic_filter}")
         return mid in self._codes and not any(code.is_failure for code in self._codes[mid])
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Publish at QoS 1 and wait for the PUBACK, whatever it says, or for the end of the connection."""
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Publish at QoS 1 and wait for the PUBACK, whatever it says, or for the end of the connection; whether it was the PUBACK."""
         mid = self._client.publish(topic, payload, qos=1).mid
         until(lambda: mid in self._codes or self.ended.is_set(), f"PUBACK for {topic}")
+        return mid in self._codes
 
     def got(self, topic: str, payload: bytes) -> bool:
         return (topic, payload) in self.received

@@ -54,7 +54,7 @@ class Kubectl:
         return {**kept, "GOGC": "400", "HOME": str(self.home), **self.env, **(env or {})}
 
 
-def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait, in a test that blocks, for ``condition``."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -9,14 +9,14 @@ POLL_S = 0.01
 
 
 @overload
-async def eventually(condition: Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T: ...
+async def eventually(condition: Callable[[], Awaitable[T]], timeout_s: float = 30.0) -> T: ...
 
 
 @overload
-async def eventually(condition: Callable[[], T], timeout_s: float = 10.0) -> T: ...
+async def eventually(condition: Callable[[], T], timeout_s: float = 30.0) -> T: ...
 
 
-async def eventually(condition: Callable[[], T] | Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T:
+async def eventually(condition: Callable[[], T] | Callable[[], Awaitable[T]], timeout_s: float = 30.0) -> T:
     """Return the first true result of ``condition``; fails the test after ``timeout_s``."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
