@@ -292,6 +292,7 @@ class App:
             rng=rng,
             metrics=self.metrics,
             open_call=self.calls.open,
+            pod_addresses=self.pods.addresses,
         )
 
     def spawn(self) -> None:

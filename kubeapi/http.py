@@ -8,12 +8,13 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
+from kubeapi.http_answers import Answer, Response, StreamResponse, Upgrade, plain_refusal
+from kubeapi.http_gate import BACKLOG, Allows, Gate
 from kubeapi.http_parser import PeerCertificate, Refused, Request, RequestParser, peer_certificate
 from kubeapi.http_tunnel import Tunnel, keep_alive
-from kubeapi.http_wire import FINAL_CHUNK, Limits, Reply, StreamCut, encode_chunk, encode_head, finish_body
+from kubeapi.http_wire import FINAL_CHUNK, Limits, StreamCut, encode_chunk, encode_head, finish_body
 from proto.kit.clock import Clock
 from proto.kit.daemon import Supervisor, forever
 from proto.kit.log import Logger
@@ -28,36 +29,6 @@ SWEEP_EVERY_S = 1.0
 WRITE_HIGH_BYTES = 256 * 1024
 
 
-@dataclass(slots=True)
-class Response(Reply):
-    """A whole answer. ``body`` is compressed on the way out when it is large and the client accepts gzip."""
-
-    body: bytes = b""
-
-
-@dataclass(slots=True)
-class StreamResponse(Reply):
-    """An answer in pieces, each written at once. The iterator is closed when the client goes or is too slow.
-
-    ``patient``: a client that reads nothing for long is not cut (a person who pauses ``logs -f``).
-    """
-
-    chunks: AsyncIterator[bytes] | None = None
-    patient: bool = False
-
-
-@dataclass(slots=True)
-class Upgrade(Reply):
-    """101: ``serve`` gets the raw connection, which ends when it returns. Only an answer to a request that asked for it.
-
-    ``serve`` is cancelled when the client goes. A client that reads nothing is not cut, it only gets no more.
-    """
-
-    protocol: str = ""  # for the Upgrade header
-    serve: Callable[[Tunnel], Awaitable[None]] | None = None
-
-
-Answer = Response | StreamResponse | Upgrade
 Handler = Callable[[Request], Awaitable[Answer]]
 Refuse = Callable[[int, str], Response]
 Unwelcome = Callable[[PeerCertificate], bool]
@@ -65,11 +36,6 @@ Unwelcome = Callable[[PeerCertificate], bool]
 
 class _Gone(Exception):
     """The client left while we were answering."""
-
-
-def plain_refusal(status: int, message: str) -> Response:
-    """Answer a request that never reached the handler with one line of text."""
-    return Response(status, "text/plain; charset=utf-8", body=message.encode() + b"\n")
 
 
 class HttpServer:
@@ -105,23 +71,35 @@ class HttpServer:
         )
         metrics.gauge(f"skerry_{name}_connections", "Open HTTP connections", source=lambda: len(self.connections))
         self.tasks = Supervisor(clock)
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | Gate] = []
 
-    async def start(self, host: str, port: int, ssl_context: ssl.SSLContext | None = None) -> int:
-        """Listen and return the bound port; called again, listen at another address as well. Raises OSError."""
-        loop = asyncio.get_running_loop()
+    async def start(
+        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None, *, allows: Allows | None = None
+    ) -> int:
+        """Listen and return the bound port; called again, listen at another address as well. Raises OSError.
+
+        ``allows`` says of a peer's address whether it may call there at all.
+        """
         tls: dict[str, Any] = {}
         if ssl_context is not None:
             if isinstance(ssl_context, ServerContext):
                 ssl_context.handshakes = self.handshakes
             tls = {"ssl": ssl_context, "ssl_handshake_timeout": self.limits.head_timeout_s, "ssl_shutdown_timeout": 2.0}
-        server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024, **tls)
+        server = await self._listen(host, port, tls, allows)
         if not self._servers:
             sweeping = forever(self.sweep, every_s=SWEEP_EVERY_S, clock=self.clock, name=self.name)
             self.tasks.spawn(sweeping, f"{self.name}-sweep")
         self._servers.append(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
+
+    async def _listen(self, host: str, port: int, tls: dict[str, Any], allows: Allows | None) -> asyncio.Server | Gate:
+        if allows is None:
+            loop = asyncio.get_running_loop()
+            return await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG, **tls)
+        gate = Gate.listen(host, port, lambda: Connection(self), tls, allows, lambda _: self.count("foreign"))
+        gate.start(self.tasks.spawn)
+        return gate
 
     async def close(self) -> None:
         """Stop listening, let requests in progress finish for a moment, cut the rest."""

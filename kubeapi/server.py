@@ -11,6 +11,7 @@ from kubeapi.controllers.csr import Sign, SigningController, guard
 from kubeapi.discovery import Discovery
 from kubeapi.errors import ApiError, method_not_supported, unknown_resource
 from kubeapi.http import Answer, HttpServer, Limits, Request, Response, StreamResponse, Upgrade
+from kubeapi.http_gate import Allows
 from kubeapi.kubelet import KubeletAccess
 from kubeapi.nodeauth import node_restriction
 from kubeapi.objects import Objects
@@ -123,15 +124,17 @@ class ApiServer:
         self._audit = Audit(self.settings.audit, clock, metrics) if self.settings.audit is not None else None
         self._signing = SigningController(objects, sign) if sign is not None else None
 
-    async def start(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> int:
-        """Make what every API has at the start, listen, and return the bound port. Raises OSError."""
+    async def start(
+        self, host: str, port: int, ssl_context: ssl.SSLContext | None, *, allows: Allows | None = None
+    ) -> int:
+        """Make what every API has at the start, listen, and return the bound port; ``allows`` as in HttpServer. Raises OSError."""
         if self.settings.bootstrap:
             await ensure_defaults(self.objects)
         if self._signing is not None:
             self._tasks.spawn(self._signing.run(), "csr-signing")
         if self._audit is not None:
             self._tasks.spawn(self._audit.run(), "audit")
-        return await self._http.start(host, port, ssl_context)
+        return await self._http.start(host, port, ssl_context, allows=allows)
 
     async def close(self) -> None:
         """Stop serving; requests in progress get a moment."""

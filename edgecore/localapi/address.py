@@ -12,6 +12,7 @@ RT_SCOPE_LINK = 253
 EEXIST, EADDRNOTAVAIL = 17, 99
 LOOPBACK = "lo"
 MAX_ANSWER_BYTES = 4096
+DISCARD_PORT = 9
 
 
 def ensure(address: str) -> bool:
@@ -38,6 +39,21 @@ def is_here(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_own(address: str) -> bool:
+    """Whether ``address`` is this machine's, by the kernel's routes.
+
+    What is sent to an own address is sent from it. Unlike ``is_here`` that does not depend on ``ip_nonlocal_bind``, and
+    unlike rtnetlink a unit with few address families may ask it.
+    """
+    try:
+        parsed = ip_address(address)
+        with socket.socket(socket.AF_INET6 if parsed.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, DISCARD_PORT))  # sends nothing
+            return ip_address(probe.getsockname()[0]) == parsed
+    except (OSError, ValueError):
+        return False
 
 
 def _ask(kind: int, flags: int, address: str) -> int:

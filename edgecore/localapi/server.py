@@ -12,6 +12,7 @@ from edgecore.localapi.access import NodeRights
 from edgecore.localapi.admission import belongs_to
 from edgecore.localapi.certificates import Certificates
 from edgecore.localapi.journal import Journal
+from edgecore.localapi.peers import Peers, RunningAddresses
 from edgecore.localapi.settings import LocalApiSettings
 from kubeapi.access import Access, Authenticator
 from kubeapi.controllers.expiry import EventExpiry
@@ -47,13 +48,14 @@ class LocalApi:
         settings: LocalApiSettings,
         objects: Objects,
         server: ApiServer,
+        peers: Peers,
         *,
         clock: Clock,
     ) -> None:
         self.objects = objects
         self.port = 0
         self.pod_address = ""  # where pods reach it; "" while they cannot
-        self._settings, self._server, self._clock = settings, server, clock
+        self._settings, self._server, self._peers, self._clock = settings, server, peers, clock
         addresses = [host for host in (settings.host, settings.pod_address) if _is_address(host)]
         self._certificates = Certificates(directory, node, addresses, clock)
         self._added = False
@@ -71,8 +73,9 @@ class LocalApi:
         rng: Rng,
         metrics: Metrics,
         open_call: OpenCall | None = None,
+        pod_addresses: RunningAddresses = tuple,
     ) -> Self:
-        """Compose it; nothing listens yet. Raises OSError."""
+        """Compose it; nothing listens yet. ``pod_addresses`` are those from which pods may call. Raises OSError."""
         objects = Objects(
             store,
             store.registry,
@@ -101,7 +104,7 @@ class LocalApi:
             metrics=metrics,
             rng=rng,
         )
-        return cls(directory, node, settings, objects, server, clock=clock)
+        return cls(directory, node, settings, objects, server, Peers(store, pod_addresses), clock=clock)
 
     async def start(self, supervisor: Supervisor) -> None:
         """Make the certificates and listen. Raises SkerryError naming the address and the setting.
@@ -139,7 +142,7 @@ class LocalApi:
         if settings.pod_address:
             self._claim()
             try:
-                await self._server.start(settings.pod_address, self.port, context)
+                await self._server.start(settings.pod_address, self.port, context, allows=self._peers.allows)
                 self.pod_address = settings.pod_address
             except OSError as error:
                 log.warning("pods cannot reach the node-local API", address=settings.pod_address, error=error.strerror)

@@ -4,7 +4,7 @@ Starts before anything that waits for the cloud, and needs nothing of it.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from edgecore.pods.events import PodEvents
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.lookups import StoreObjects
 from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused
+from edgecore.pods.seen import ALIVE
 from edgecore.pods.settings import PodsSettings
 from edgecore.pods.specs import Json
 from edgecore.pods.static import StaticPods
@@ -145,6 +146,14 @@ class PodRoom:
         """A mirror pod appeared in the cloud or went."""
         self.static.mirrors_changed()
         self.writer.mirrors_changed()
+
+    def addresses(self) -> Iterator[str]:
+        """The addresses of the pods that run here on a network of their own, as the runtime says."""
+        for uid, seen in tuple(self.observer.seen.items()) if self.observer is not None else ():
+            entry = self.controller.entries.get(uid) if self.controller is not None else None
+            pod = self.controller.pod_of(entry) if self.controller is not None and entry is not None else None
+            if pod is None or not specs.is_host_network(pod):
+                yield from (ip for sandbox in seen.sandboxes.values() if sandbox.state in ALIVE for ip in sandbox.ips)
 
     def statuses(self) -> dict[str, bytes]:
         """Key -> body of every pod status, for the link's repair at hello."""

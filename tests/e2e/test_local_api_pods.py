@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.kit.containerd import Host
 from tests.kit.gateway import gateway
 from tests.kit.images import BUSYBOX_REF
 from tests.kit.kubectl import VERSIONS, Kubectl
+from tests.kit.leftovers import ip
 from tests.kit.platform import Edge, Platform, command
 from tests.kit.terminal import open_terminal, work_at
 from tests.kit.wait import eventually
@@ -44,6 +46,16 @@ try:
 except urllib.error.HTTPError as error:
     answer = error
 print(json.dumps({"status": answer.status, "body": json.loads(answer.read())}))
+"""
+SHAKE = """
+import socket, ssl, sys
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+try:
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as sock, context.wrap_socket(sock):
+        print("served")
+except ConnectionError:
+    print("refused")
 """
 
 
@@ -112,6 +124,7 @@ async def test_a_gateway_without_a_link_is_worked_with_as_a_cluster_is(site: Sit
     first = await made_here(site)
     await reached(site, tmp_path)
     await asked_from_inside(site, tmp_path)
+    await kept_from_neighbours(site, tmp_path)
     site.edge.mend()
     await site.edge.connected()
     await the_same_one_later(site, first)
@@ -165,6 +178,52 @@ async def asked_from_inside(site: Site, folder: Path) -> None:
     assert {item["metadata"]["name"] for item in listed["body"]["items"]} == {"local", "waits"}
     assert (await site.ask(f"{pods}/secrets", folder / "ca.crt", token))["status"] == 403
     assert (await site.ask(f"{pods}/pods", folder / "ca.crt", token[:-4] + "AAAA"))["status"] == 401
+
+
+async def kept_from_neighbours(site: Site, folder: Path) -> None:
+    """A machine that routes the pods' address to the gateway is not served there; the pods and the gateway are (LOCAL-18)."""
+    host = site.edge.host
+    assert host is not None
+    port = (await site.say("exec local -- sh -c 'echo $KUBERNETES_SERVICE_PORT'")).strip()
+    next_door = Host(folder / "neighbour")
+    await next_door.open()
+    try:
+        ip(
+            "link",
+            "add",
+            "lan0",
+            "netns",
+            str(host.pid),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "lan0",
+            "netns",
+            str(next_door.pid),
+        )
+        for each, address in ((host, "192.0.2.1/24"), (next_door, "192.0.2.2/24")):
+            each.run("ip", "address", "add", address, "dev", "lan0")
+            each.run("ip", "link", "set", "lan0", "up")
+        next_door.run("ip", "route", "add", POD_ADDRESS, "via", "192.0.2.1")
+        next_door.run("ping", "-c", "1", "-W", "5", POD_ADDRESS)
+        served = {who: await shakes_hands(pid, port) for who, pid in places(host, next_door).items()}
+        assert served == {"a pod": "served", "the gateway": "served", "a neighbour": "refused"}
+    finally:
+        await next_door.close()
+
+
+def places(host: Host, next_door: Host) -> dict[str, int]:
+    """A process in the network of each."""
+    waits = [pid for pid in host.processes() if Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\0001000\0"]
+    return {"a pod": waits[0], "the gateway": host.pid, "a neighbour": next_door.pid}
+
+
+async def shakes_hands(pid: int, port: str) -> str:
+    argv = ["nsenter", f"--target={pid}", "--net", "--", sys.executable, "-c", SHAKE, POD_ADDRESS, port]
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    return out.decode().strip()
 
 
 async def the_same_one_later(site: Site, first: dict[str, Any]) -> None:

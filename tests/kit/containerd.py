@@ -145,7 +145,7 @@ class Host:
         """End everything that runs here and leave nothing behind."""
         if self._holder is None:
             return
-        end_all(self._processes)
+        end_all(self.processes)
         for process in (self._daemon, self._holder):
             if process is not None:
                 process.kill()
@@ -155,7 +155,7 @@ class Host:
 
     def power_cut(self) -> None:
         """Every process ends at once and what a boot clears is cleared; images and the disk stay."""
-        end_all(self._processes)
+        end_all(self.processes)
         if self._daemon is not None:
             self._daemon.wait()
             self._daemon = None
@@ -317,9 +317,7 @@ class Host:
         ports = {"type": "portmap", "capabilities": {"portMappings": True}}
         return {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge, ports]}
 
-    # The end
-
-    def _processes(self) -> list[int]:
+    def processes(self) -> list[int]:
         """Everything that runs here but the holder: all in one of the two namespaces, what came from these, and what is in our cgroup."""
         own = with_children(lambda pid: bool({namespace(pid, "mnt"), namespace(pid, "net")} & self._spaces))
         return [pid for pid in {*own, *cgroup_processes(self.cgroup)} if pid not in {self.pid, os.getpid()}]
