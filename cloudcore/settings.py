@@ -18,6 +18,7 @@ from proto.link.settings import LinkSettings
 from proto.mqtt.limits import BrokerSettings
 
 FILE_NAME = "cloud.yaml"
+FOREIGN = ("node", "cloud.", "device_broker.", "devices.", "local_api.", "node_options.", "pods.")  # edgecore's alone
 FRAME_ROOM_BYTES = 1024  # topic and properties around the largest frame
 
 
@@ -194,7 +195,7 @@ def load(
     """Return the settings in force; raises UsageError with the key and what to write instead."""
     own = data_dir / FILE_NAME
     files = [file for file in (own if own.exists() else None, config) if file is not None]
-    found = kit.load(Settings, files=files, env=env, sets=sets)
+    found = kit.load(Settings, files=files, env=env, sets=sets, program="cloudcore", foreign=FOREIGN)
     _check(found)
     return found
 

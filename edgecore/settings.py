@@ -24,6 +24,19 @@ from proto.names import is_node_name
 
 FILE_NAME = "edge.yaml"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FOREIGN = (  # cloudcore's alone: both daemons may be started from one shell
+    *("admin.", "broker.", "history.", "join.", "kubelet.", "nodes."),
+    *(
+        "api.kubeconfig",
+        "api.names",
+        "api.controllers",
+        "api.service_range",
+        "api.idle_timeout_s",
+        "api.status_writers",
+    ),
+    *("api.history_rows", "api.history_bytes", "api.max_body_bytes", "api.max_connections"),
+    *("api.audit", "api.audit_path", "api.audit_bytes", "api.audit_files", "api.audit_reads"),
+)
 
 
 class Cloud(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,7 +145,7 @@ def load(
     """Return the settings in force; raises UsageError with the key and what to write instead."""
     joined = data_dir / FILE_NAME
     files = [file for file in (joined if joined.exists() else None, config) if file is not None]
-    found = kit.load(Settings, files=files, env=env, sets=sets)
+    found = kit.load(Settings, files=files, env=env, sets=sets, program="edgecore", foreign=FOREIGN)
     _check(found)
     return found
 

@@ -1,13 +1,14 @@
 """Settings of a daemon: one frozen msgspec Struct; file, environment and ``--set`` over its defaults.
 
-Order, later wins: defaults, YAML files in order, environment ``SKERRY_<KEY>`` (dots as ``__``), ``--set key=value``.
-An unknown key is an error that names it and the nearest known one.
+Order, later wins: defaults, YAML files in order, environment ``SKERRY_<KEY>`` (dots as ``__``), environment
+``SKERRY_<PROGRAM>__<KEY>``, ``--set key=value``. An unknown key is an error that names it and the nearest known one; in the
+environment, which daemons may share, one that only another of them knows is not ours to judge.
 """
 
 import difflib
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from proto.kit.errors import UsageError
 
 S = TypeVar("S", bound=msgspec.Struct)
 ENV_PREFIX = "SKERRY_"
+PROGRAMS = ("cloudcore", "edgecore")
 MAX_FILE_BYTES = 1 << 20
 UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)  # the loader lets wrong dates and bottomless nesting out
 
@@ -38,17 +40,20 @@ def load(
     files: Iterable[Path] = (),
     env: Mapping[str, str] | None = None,
     sets: Iterable[str] = (),
+    program: str = "",
+    foreign: Iterable[str] = (),
 ) -> S:
-    """Return ``kind`` filled from all sources. Raises UsageError naming the key and the nearest known one."""
+    """Return ``kind`` filled from all sources. Raises UsageError naming the key and the nearest known one.
+
+    ``foreign``: keys that another daemon knows and this one does not, a whole section with the dot at its end.
+    """
     values: dict[str, Any] = {}
     known = known_keys(kind)
     for source in ([file] if file is not None else []) + list(files):
         for key, value in _flatten(_read_yaml(source)).items():
             _put(values, known, key, value, where=str(source))
-    for name, text in sorted((os.environ if env is None else env).items()):
-        if name.startswith(ENV_PREFIX):
-            key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
-            _put(values, known, key, _scalar(text), where=f"environment {name}")
+    for name, key, text in _from_environment(os.environ if env is None else env, program, tuple(foreign)):
+        _put(values, known, key, _scalar(text), where=f"environment {name}")
     for pair in sets:
         key, sep, text = pair.partition("=")
         if not sep:
@@ -151,6 +156,23 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[f"{prefix}{key}"] = value
     return out
+
+
+def _from_environment(env: Mapping[str, str], program: str, foreign: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """Yield (variable, key, text): those for all daemons first, those for this one alone come over them."""
+    shared, own = [], []
+    for name, text in sorted(env.items()):
+        if not name.startswith(ENV_PREFIX):
+            continue
+        key = name[len(ENV_PREFIX) :].lower().replace("__", ".")
+        first, dot, rest = key.partition(".")
+        if not dot or first not in PROGRAMS:
+            if not any(key == each or (each.endswith(".") and key.startswith(each)) for each in foreign):
+                shared.append((name, key, text))
+        elif first == program:
+            own.append((name, rest, text))
+    yield from shared
+    yield from own
 
 
 def _scalar(text: str) -> Any:
