@@ -3,6 +3,7 @@
 from typing import Any
 
 from kubeapi.controllers import parts, revisions
+from kubeapi.controllers.failures import Failures
 from kubeapi.controllers.index import Indexes, Place, controller_of
 from kubeapi.controllers.recorder import Recorder
 from kubeapi.controllers.revisions import HASH
@@ -63,6 +64,7 @@ class DaemonSets:
         self._recorder = Recorder(objects, MANAGER)
         self._shapes: dict[str, Shape] = {}
         self._fits: dict[Place, Fit] = {}
+        self._failures: Failures[tuple[str, str, str]] = Failures()  # by the set's uid, template and node
         self.worker: Worker[Place] = Worker("daemonsets", self._make_right, objects.clock)
 
     def start(self) -> None:
@@ -78,6 +80,8 @@ class DaemonSets:
         place = (event.stored.namespace, event.stored.name)
         if event.type == DELETED:
             self._fits.pop(place, None)
+            uid = event.object["metadata"]["uid"]
+            self._failures.drop(lambda key: key[0] == uid)
         elif not parts.only_status(event):
             self.worker.add(place)
 
@@ -146,7 +150,7 @@ class DaemonSets:
             runs, stays = fit(shape)
             if runs and not here:
                 missing.append(name)
-            surplus += [p for p in ended if not parts.is_deleting(p)]
+            surplus += self._replaced(ds, name, ended, hash_, wanted=runs)
             if not stays:
                 surplus += live
             elif len(live) > 1:
@@ -161,6 +165,24 @@ class DaemonSets:
         for pod in await parts.delete_all(self._objects, POD, surplus):
             self._recorder.normal(DAEMON_SET, ds, "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
         return await self._create(ds, missing, hash_)
+
+    def _replaced(self, ds: Json, node: str, ended: list[Json], hash_: str, *, wanted: bool) -> list[Json]:
+        """Return the ended pods that go now. Where another follows, that waits longer each time: a node may refuse every one."""
+        metadata = ds["metadata"]
+        found = [p for p in ended if not parts.is_deleting(p)]
+        if not found or not wanted:
+            return found
+        key, now_s = (metadata["uid"], hash_, node), self._objects.clock.now_s()
+        wait_s = self._failures.wait_s(key, now_s)
+        if wait_s > 0:
+            self.worker.add_after((metadata["namespace"], metadata["name"]), wait_s)
+            return []
+        self._failures.note(key, now_s)
+        for pod in found:
+            why = (pod.get("status") or {}).get("reason") or "ended"
+            text = f"Pod {pod['metadata']['name']} on node {node} is replaced: {why}"
+            self._recorder.warning(DAEMON_SET, ds, "FailedDaemonPod", text)
+        return found
 
     async def _create(self, ds: Json, names: list[str], hash_: str) -> str:
         bodies = [daemon_pod(ds, name, hash_, self._fit(ds).tolerations) for name in names]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from kubeapi import kinds
+from kubeapi.controllers import parts
 from kubeapi.controllers.revisions import HASH
 from tests.unit.kubeapi.api import NODE, POD, Api
 from tests.unit.kubeapi.workload_kit import Cluster, workload
@@ -120,6 +121,31 @@ async def test_every_template_is_a_numbered_revision_and_an_old_one_becomes_the_
     assert found[0]["data"]["spec"]["template"]["$patch"] == "replace"
     await cluster.roll()
     assert {p["metadata"]["labels"][HASH] for p in cluster.pods()} == {found[1]["metadata"]["labels"][HASH]}
+
+
+async def test_a_daemon_pod_that_its_node_refuses_again_and_again_is_made_ever_more_seldom(
+    cluster: Cluster,
+) -> None:  # WORK-8
+    await cluster.make(DS, workload("agent"))
+    here = next(p for p in cluster.pods() if p["spec"]["nodeName"] == "n1")
+    made = []
+    for _ in range(60):
+        (here,) = [p for p in cluster.pods() if p["spec"]["nodeName"] == "n1"]
+        if here["status"].get("phase") != "Failed":
+            made.append(here["metadata"]["uid"])
+            refused = {**here["status"], "phase": "Failed", "reason": "Evicted"}
+            await parts.write_status(cluster.objects, POD, here, refused)
+        await cluster.after(1)
+    assert len(made) == 7, "at once, then after 1, 2, 4, 8, 16 seconds"
+    assert any(
+        text.startswith("Pod agent-") and text.endswith("replaced: Evicted")
+        for text in cluster.events("FailedDaemonPod")
+    )
+
+    await change(cluster, image("app:2"))
+    await cluster.after(1)
+    (here,) = [p for p in cluster.pods() if p["spec"]["nodeName"] == "n1"]
+    assert here["spec"]["containers"][0]["image"] == "app:2"
 
 
 async def test_a_daemon_pod_that_ended_is_made_again(cluster: Cluster) -> None:
