@@ -1,8 +1,13 @@
 """Namespaces: the permanent ones exist, each has its default ServiceAccount, a deleted one is emptied and then goes.
 
-Reads and writes Namespace; deletes every namespaced kind.
+Reads and writes Namespace; deletes every namespaced kind. What keeps a deleted one is in its conditions.
 """
 
+from collections import Counter
+from typing import Any
+
+from kubeapi.conditions import with_condition
+from kubeapi.controllers import parts
 from kubeapi.controllers.worker import Worker
 from kubeapi.errors import ApiError
 from kubeapi.kinds import NAMESPACE, SERVICE_ACCOUNT
@@ -11,8 +16,11 @@ from kubeapi.resources import Resource
 from kubeapi.stored import DELETED, Event
 from proto.kit.database import Tx
 
+Json = dict[str, Any]
 PERMANENT = ("default", "kube-system", "kube-public", "kube-node-lease")
 MANAGER = "namespace-controller"
+GONE = ("False", "ContentRemoved", "All content successfully removed")
+RELEASED = ("False", "ContentHasNoFinalizers", "All content-preserving finalizers finished")
 
 
 class Namespaces:
@@ -53,6 +61,7 @@ class Namespaces:
             if res.namespaced and name in self._store.namespaces_in_use(res):
                 await self._objects.delete_collection(res, name, ListOptions(), DeleteOptions())
         await self._store.db.tx(lambda tx: self._finish(tx, name))
+        await self._say(found)
 
     async def _ensure_account(self, name: str) -> None:
         if self._store.stored(SERVICE_ACCOUNT, name, "default") is not None:
@@ -72,3 +81,32 @@ class Namespaces:
         obj = found.object
         spec = {k: v for k, v in (obj.get("spec") or {}).items() if k != "finalizers"}
         self._objects.settle(tx, NAMESPACE, obj, dict(obj, spec=spec), WriteOptions(field_manager=MANAGER))
+
+    async def _say(self, space: Json) -> None:
+        """Tell people what a namespace that stays is waiting for."""
+        name = space["metadata"]["name"]
+        if self._store.stored(NAMESPACE, "", name) is None:
+            return
+        kinds: Counter[str] = Counter()
+        holders: Counter[str] = Counter()
+        for res in self._objects.registry.stored():
+            for item in self._store.items(res, name) if res.namespaced else ():
+                kinds[f"{res.plural}.{res.group}"] += 1
+                holders.update(item.object["metadata"].get("finalizers") or ())
+        now = self._objects.clock.wall()
+        left = _told(kinds, "SomeResourcesRemain", "Some resources are remaining: ", " has")
+        held = _told(holders, "SomeFinalizersRemain", "Some content in the namespace has finalizers remaining: ", " in")
+
+        def make(found: Json) -> Json:
+            status = found.get("status") or {}
+            conditions = status.get("conditions") or ()
+            conditions = with_condition(conditions, "NamespaceContentRemaining", *(left or GONE), now)
+            conditions = with_condition(conditions, "NamespaceFinalizersRemaining", *(held or RELEASED), now)
+            return {**found, "status": {**status, "conditions": conditions}}
+
+        await parts.change(self._objects, NAMESPACE, space, make)
+
+
+def _told(counts: Counter[str], reason: str, sentence: str, word: str) -> tuple[str, str, str] | None:
+    listed = ", ".join(f"{name}{word} {count} resource instances" for name, count in sorted(counts.items()))
+    return ("True", reason, sentence + listed) if counts else None

@@ -33,6 +33,14 @@ async def test_a_deleted_namespace_is_emptied_and_goes(running: Api) -> None:
     assert marked["status"]["phase"] == "Terminating"
     assert "shop" in running.names(NS)
     assert running.objects.list(CM, "shop").items == []
+    told = running.objects.get(NS, "", "shop")["status"]["conditions"]
+    assert [(c["type"], c["message"]) for c in told] == [
+        ("NamespaceContentRemaining", "Some resources are remaining: secrets. has 1 resource instances"),
+        (
+            "NamespaceFinalizersRemaining",
+            "Some content in the namespace has finalizers remaining: skerry.io/hold in 1 resource instances",
+        ),
+    ]
 
     await running.objects.patch(
         SECRET, "shop", "held", b'{"metadata":{"finalizers":null}}', "application/merge-patch+json"
