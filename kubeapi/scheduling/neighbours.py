@@ -38,14 +38,18 @@ class Neighbours:
         return names or ({pod.key[0]} if selector is None else set())
 
     def matching(
-        self, namespaces: Iterable[str], selector: Any, without: frozenset[Key] = frozenset()
+        self, namespaces: Iterable[str], selector: Any, without: frozenset[Key] = frozenset(), *, staying: bool = False
     ) -> list[tuple[str, Key]]:
-        """Return (node, key) of every placed pod that a selector selects, with those only assumed."""
+        """Return (node, key) of every placed pod that a selector selects, with those only assumed.
+
+        ``staying``: without those on their way out.
+        """
         out: dict[Key, str] = {}
         for namespace in namespaces:
             for obj in self._selected(namespace, selector):
                 node = (obj.get("spec") or {}).get("nodeName")
-                if node and (obj.get("status") or {}).get("phase") not in ("Failed", "Succeeded"):
+                leaves = staying and obj["metadata"].get("deletionTimestamp")
+                if node and not leaves and (obj.get("status") or {}).get("phase") not in ("Failed", "Succeeded"):
                     out[namespace, obj["metadata"]["name"]] = node
             test = label_test(selector)
             for key, pod in self._nodes.assumed.items():
@@ -139,7 +143,7 @@ class Neighbours:
                 continue
             taking[name] = shape.labels[key]
             counts.setdefault(shape.labels[key], 0)
-        for name, held in self.matching([pod.key[0]], selector, without):
+        for name, held in self.matching([pod.key[0]], selector, without, staying=True):
             if name in taking and held != pod.key:
                 counts[taking[name]] += 1
         return counts, int(label_test(selector)(pod.labels))

@@ -81,6 +81,8 @@ class Nodes:
             if assumed is not None:
                 self._take(assumed.node, pod.key)
             self._place(pod)
+            if before and pod.deleting:
+                self._on_room()  # it takes its room still, and does not count for spreading any more
 
     def _place(self, pod: Pod) -> None:
         node = self.by_name.get(pod.node)

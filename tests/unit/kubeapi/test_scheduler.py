@@ -153,6 +153,25 @@ async def test_spreading_keeps_the_skew(cluster: Cluster) -> None:
     assert sorted((zones.count("a"), zones.count("b"))) == [2, 3]
 
 
+async def test_a_pod_on_its_way_out_does_not_count_for_spreading(cluster: Cluster) -> None:
+    await cluster.add_nodes("a", labels={ZONE: "a"})
+    rule = {
+        "maxSkew": 1,
+        "minDomains": 2,
+        "topologyKey": ZONE,
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "web"}},
+    }
+    for name in ("old", "new"):
+        await cluster.make(POD, pod_body(name, {"app": "web"}, topologySpreadConstraints=[rule]))
+    await cluster.run_pods()
+    assert cluster.get(POD, "new")["spec"].get("nodeName") is None
+    await cluster.objects.delete(POD, "default", "old")
+    await cluster.after(11)
+    assert "deletionTimestamp" in cluster.get(POD, "old")["metadata"]
+    assert cluster.get(POD, "new")["spec"]["nodeName"] == "a"
+
+
 async def test_replicas_of_one_set_are_spread_without_being_told(cluster: Cluster) -> None:
     await cluster.add_nodes("n1", "n2", "n3")
     await cluster.make(kinds.REPLICA_SET, workload("web", replicas=6))
