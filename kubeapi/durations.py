@@ -1,10 +1,13 @@
-"""Ages as kubectl shows them, from RFC 3339 times."""
+"""Ages as kubectl shows them, from RFC 3339 times; and durations as people write them."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
 UNKNOWN = "<unknown>"
 MINUTE, HOUR, DAY, YEAR = 60, 3600, 86400, 365 * 86400
+UNITS_S = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}  # Go knows no days; people write them
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
 
 def parse_time(text: Any) -> datetime | None:
@@ -16,6 +19,14 @@ def parse_time(text: Any) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo is not None else None
+
+
+def seconds_of(text: str) -> float | None:
+    """Return the seconds of ``90s``, ``1h30m`` or ``2d``, None when it is no duration."""
+    parts = _PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * UNITS_S[unit] for number, unit in parts)
 
 
 def age(text: Any, now: datetime) -> str:

@@ -85,7 +85,7 @@ class Autonomy:
             log.debug("a pod changed meanwhile", namespace=name.namespace, name=name.name)
 
     def _seconds(self, node: Json) -> int | None:
-        text = _annotation(node)
+        text = _annotation(node).strip()
         try:
             return autonomy_s(text)
         except UsageError:

@@ -5,13 +5,12 @@ An edge's pods run on while the cloud cannot see it, so being unseen alone never
 the way to the site that is broken, and nothing is decided from here.
 """
 
-import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from kubeapi.conditions import condition
-from kubeapi.durations import parse_time
+from kubeapi.durations import parse_time, seconds_of
 from kubeapi.scheduling.filters import tolerates
 from proto.labels import AUTONOMY_DURATION, EDGE_ROLE
 
@@ -27,8 +26,6 @@ PRESSURES = {
 }
 OURS = frozenset({NOT_READY, UNREACHABLE, UNSCHEDULABLE, *PRESSURES.values()})
 EVERY_EDGE = ""  # the site of edges that name none
-_PARTS = re.compile(r"(\d+(?:\.\d+)?)(h|m|s|ms)")
-_UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def is_edge(node: Json) -> bool:
@@ -93,11 +90,8 @@ class Sites:
 
 def autonomy_s(node: Json) -> float | None:
     """Return for how long an edge's pods are left alone, None for ever. What cannot be read means for ever."""
-    text = str((node["metadata"].get("annotations") or {}).get(AUTONOMY_DURATION, "")).strip()
-    found = _PARTS.findall(text)
-    if not found or "".join(number + unit for number, unit in found) != text:
-        return None
-    return sum(float(number) * _UNIT_S[unit] for number, unit in found) or None
+    text = (node["metadata"].get("annotations") or {}).get(AUTONOMY_DURATION, "")
+    return seconds_of(str(text).strip()) or None
 
 
 def leaves_in_s(node: Json, *, frozen: bool, now: datetime) -> float | None:

@@ -11,6 +11,7 @@ from cloudcore.controllers.autonomy import TAINTS, autonomy_s, tolerations
 from cloudcore.kube.client import MERGE_PATCH
 from cloudcore.kube.resources import NODE, POD
 from cloudcore.settings import Api, Nodes, Settings
+from kubeapi.controllers import sites
 from proto.kit.errors import UsageError
 from proto.labels import AUTONOMY_DURATION, EDGE_ROLE
 from tests.kit.cloud import QUICK, Cloud, bare_api, hub_on
@@ -78,6 +79,15 @@ async def test_our_own_api_is_left_to_its_own_controller(tmp_path: Path) -> None
 @pytest.mark.parametrize(("text", "seconds"), [("", None), ("0", None), ("0s", None), ("24h", 86_400), ("1h30m", 5400)])
 def test_an_autonomy_duration_is_read_as_openyurt_writes_it(text: str, seconds: int | None) -> None:
     assert autonomy_s(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("24h", 86_400), ("1h30m", 5400), ("2d", 172_800), ("1m500ms", 60.5), (" 90s ", 90)]
+)
+def test_the_embedded_api_reads_the_same_time_as_cloudcore_beside_another_one(text: str, seconds: float) -> None:
+    node = {"metadata": {"annotations": {AUTONOMY_DURATION: text}}}
+    assert sites.autonomy_s(node) == seconds
+    assert autonomy_s(text.strip()) == int(seconds)
 
 
 def test_an_autonomy_duration_that_is_none_is_refused() -> None:
