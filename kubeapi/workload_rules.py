@@ -5,6 +5,7 @@ from typing import Any
 
 from kubeapi import causes as say
 from kubeapi.causes import Causes, at_least, bad, forbid, one_of, required
+from kubeapi.job_rules import job_causes
 from kubeapi.label_selectors import label_test
 from kubeapi.pod_rules import spec_causes
 from kubeapi.schedules import BadSchedule, check_schedule, check_zone
@@ -14,7 +15,7 @@ Json = dict[str, Any]
 TEMPLATE = "spec.template"
 MAX_CRON_NAME = 52  # a job's name is this and eleven characters of its time
 MAX_USER_PRIORITY = 1_000_000_000
-MAX_INDEXED = 100_000
+ENDING = ("Never", "OnFailure")  # restart policies of pods that end
 
 
 def _template(template: Any, path: str, restarts: tuple[str, ...]) -> Causes:
@@ -145,50 +146,9 @@ def _known_claims(spec: Json, out: Causes) -> Causes:
     return [c for c in out if not (c.field.endswith(".name") and c.message in waived)]
 
 
-def _job_spec(spec: Json, path: str) -> Causes:
-    out: Causes = []
-    for key in (
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-    ):
-        out += at_least(f"{path}.{key}", spec.get(key))
-    out += one_of(f"{path}.completionMode", spec.get("completionMode"), ("Indexed", "NonIndexed"))
-    indexed = spec.get("completionMode") == "Indexed"
-    if indexed and spec.get("completions") is None:
-        out.append(required(f"{path}.completions", "when completion mode is Indexed"))
-    elif indexed and min(spec["completions"], spec.get("parallelism") or 0) > MAX_INDEXED:
-        text = f"must be less than or equal to {MAX_INDEXED} when completion mode is Indexed"
-        out.append(bad(f"{path}.parallelism", spec.get("parallelism"), text))
-    for key in ("backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"):
-        if spec.get(key) is not None:  # refused rather than accepted and ignored
-            out.append(forbid(f"{path}.{key}", "this API server does not carry it out"))
-    out += _failure_rules(spec, f"{path}.podFailurePolicy")
-    if (
-        spec.get("podFailurePolicy")
-        and ((spec.get("template") or {}).get("spec") or {}).get("restartPolicy") != "Never"
-    ):
-        text = 'only "Never" is supported when podFailurePolicy is specified'
-        out.append(bad(f"{path}.template.spec.restartPolicy", "OnFailure", text))
-    return out + _template(spec.get("template"), f"{path}.template", ("Never", "OnFailure"))
-
-
-def _failure_rules(spec: Json, path: str) -> Causes:
-    out: Causes = []
-    for i, rule in enumerate((spec.get("podFailurePolicy") or {}).get("rules") or ()):
-        where = f"{path}.rules[{i}]"
-        if rule.get("action") not in ("Count", "FailJob", "Ignore"):
-            out.append(say.unsupported(f"{where}.action", rule.get("action"), ("Count", "FailJob", "Ignore")))
-        if bool(rule.get("onExitCodes")) == bool(rule.get("onPodConditions")):
-            out.append(bad(where, rule, "exactly one of `onExitCodes` and `onPodConditions` must be given"))
-    return out
-
-
 def _job(obj: Json) -> Causes:
     spec = obj.get("spec") or {}
-    return _job_spec(spec, "spec") + _selected(spec, "job")
+    return job_causes(spec, "spec") + _template(spec.get("template"), TEMPLATE, ENDING) + _selected(spec, "job")
 
 
 def _cron_job(obj: Json) -> Causes:
@@ -206,7 +166,9 @@ def _cron_job(obj: Json) -> Causes:
     out += one_of("spec.concurrencyPolicy", spec.get("concurrencyPolicy"), policies)
     out += _counts(spec, "startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit")
     job = (spec.get("jobTemplate") or {}).get("spec") or {}
-    return out + _job_spec({"completionMode": None, **job}, "spec.jobTemplate.spec")
+    path = "spec.jobTemplate.spec"
+    out += job_causes({"completionMode": None, **job}, path)
+    return out + _template(job.get("template"), f"{path}.template", ENDING)
 
 
 def _checked(path: str, value: Any, check: Callable[[str], None]) -> Causes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from kubeapi.conditions import is_true
@@ -21,6 +21,7 @@ from proto.kit.clock import rfc3339
 Json = dict[str, Any]
 MANAGER = "cronjob-controller"
 SCHEDULED_AT = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+WRONG_CLOCK = timedelta(days=1)  # a last run so far ahead is dated by a clock that was wrong
 LATEST_CHECK_S = 600.0  # the clock may be set while we wait: look again at least so often
 
 
@@ -66,6 +67,7 @@ class CronJobs:
         await self._forget_old(cron)
         cron = await self._note_active(cron)
         if not cron["spec"].get("suspend"):
+            cron = await self._mend_time(cron)
             try:
                 await self._fire(cron)
                 self._remind(place, cron)
@@ -91,6 +93,15 @@ class CronJobs:
             return {**held, "status": status} if status or held.get("status") else held
 
         return await parts.change(self._objects, CRON_JOB, cron, make)
+
+    async def _mend_time(self, cron: Json) -> Json:
+        """After the clock has been far ahead, count from now on: else nothing would fire until that time comes."""
+        now, last = self._objects.clock.wall(), parse_time(_last(cron))
+        if last is None or last - now < WRONG_CLOCK:
+            return cron
+        text = f"the last run is dated {rfc3339(last)}, which is to come: runs are counted from now on"
+        self._recorder.warning(CRON_JOB, cron, "ClockSetBack", text)
+        return await parts.change(self._objects, CRON_JOB, cron, lambda c: _scheduled(c, now))
 
     async def _fire(self, cron: Json) -> None:
         """Start the newest run that is due, unless it is too late for it or another still runs."""
@@ -121,8 +132,7 @@ class CronJobs:
         await self._start(cron, due)
 
     def _due(self, cron: Json, now: datetime) -> tuple[datetime | None, int]:
-        held = (cron.get("status") or {}).get("lastScheduleTime") or cron["metadata"].get("creationTimestamp")
-        since = max(parse_time(held) or now, self._share.since() or datetime.min.replace(tzinfo=now.tzinfo))
+        since = max(parse_time(_last(cron)) or now, self._share.since() or datetime.min.replace(tzinfo=now.tzinfo))
         deadline = cron["spec"].get("startingDeadlineSeconds")
         if deadline is not None:
             earliest = datetime.fromtimestamp(now.timestamp() - deadline, now.tzinfo)
@@ -148,12 +158,7 @@ class CronJobs:
             if error.reason != "AlreadyExists":  # it does when we stopped between the job and this status
                 self._recorder.warning(CRON_JOB, cron, "FailedCreate", f"Error creating job: {error.message}")
                 raise
-        cron = await parts.change(
-            self._objects,
-            CRON_JOB,
-            cron,
-            lambda c: {**c, "status": {**(c.get("status") or {}), "lastScheduleTime": rfc3339(due)}},
-        )
+        cron = await parts.change(self._objects, CRON_JOB, cron, lambda c: _scheduled(c, due))
         await self._note_active(cron)
 
     def _remind(self, place: Place, cron: Json) -> None:
@@ -172,6 +177,14 @@ class CronJobs:
             limit = None if spec.get(key) is None else max(spec[key], self._share.history)
             if limit is not None and len(found) > limit:
                 await parts.delete_all(self._objects, JOB, found[: len(found) - limit])
+
+
+def _last(cron: Json) -> Any:
+    return (cron.get("status") or {}).get("lastScheduleTime") or cron["metadata"].get("creationTimestamp")
+
+
+def _scheduled(cron: Json, at: datetime) -> Json:
+    return {**cron, "status": {**(cron.get("status") or {}), "lastScheduleTime": rfc3339(at)}}
 
 
 def _outcome(job: Json) -> str:

@@ -1,5 +1,6 @@
-"""Which pods a Job makes next, and what an ended one counts for: plain jobs, indexed ones, failure policies (pure)."""
+"""Which pods a Job makes next: plain ones, or one for each index (pure)."""
 
+from collections.abc import Container, Mapping
 from typing import Any
 
 from kubeapi.controllers import parts
@@ -38,70 +39,34 @@ def index_of(pod: Json) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def count(job: Json, status: Json, pod: Json) -> str:
-    """Count an ended pod into ``status``; one that succeeds twice for an index counts once.
-
-    Returns why the job's failure policy ends the job, "" when it does not.
-    """
-    if (pod.get("status") or {}).get("phase") != "Succeeded":
-        action, why = policy(job, pod)
-        if action != "Ignore":
-            status["failed"] = status.get("failed", 0) + 1
-        return why if action == "FailJob" else ""
-    if not is_indexed(job):
-        status["succeeded"] = status.get("succeeded", 0) + 1
-        return ""
-    done, number = read(status.get("completedIndexes", "")), index_of(pod)
-    if number is not None and number < job["spec"]["completions"]:
-        done.add(number)
-    status["completedIndexes"] = write(done)
-    status["succeeded"] = len(done)
-    return ""
+def completed(status: Json) -> set[int]:
+    return read(status.get("completedIndexes") or "")
 
 
-def policy(job: Json, pod: Json) -> tuple[str, str]:
-    """Return (action, sentence) of the first failure rule that a failed pod matches; ("Count", "") without one."""
-    metadata, status = pod["metadata"], pod.get("status") or {}
-    name = f"{metadata.get('namespace', '')}/{metadata['name']}"
-    for i, rule in enumerate((job["spec"].get("podFailurePolicy") or {}).get("rules") or ()):
-        action, codes = str(rule.get("action")), rule.get("onExitCodes")
-        found = _exit(codes, status) if codes else None
-        if found is not None:
-            text = f"Container {found[0]} for pod {name} failed with exit code {found[1]} matching {action} rule at index {i}"
-            return action, text
-        for wanted in rule.get("onPodConditions") or ():
-            pair = (wanted.get("type"), wanted.get("status") or "True")
-            if any((c.get("type"), c.get("status")) == pair for c in status.get("conditions") or ()):
-                return action, f"Pod {name} has condition {pair[0]} matching {action} rule at index {i}"
-    return "Count", ""
+def failed(status: Json) -> set[int]:
+    return read(status.get("failedIndexes") or "")
 
 
-def _exit(codes: Json, status: Json) -> tuple[str, int] | None:
-    """Return the first container that ended with a code that the rule names."""
-    values, only = codes.get("values") or (), codes.get("containerName")
-    for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
-        code = ((container.get("state") or {}).get("terminated") or {}).get("exitCode") or 0
-        named = only in (None, container.get("name"))
-        if code and named and (code in values) == (codes.get("operator") == "In"):
-            return str(container.get("name")), int(code)
-    return None
-
-
-def bodies(job: Json, pods: list[Json], missing: int) -> list[Json]:
-    """Return the bodies of the next pods, ``missing`` at most."""
+def bodies(
+    job: Json, pods: list[Json], missing: int, waiting: Container[int] = (), notes: Mapping[int, dict[str, str]] = {}
+) -> list[Json]:
+    """Return the bodies of the next pods, ``missing`` at most: no index of ``waiting``, with the annotations ``notes`` by index."""
     template = job["spec"]["template"]
     if not is_indexed(job):
         return [parts.pod_of(JOB, job, template) for _ in range(missing)]
-    taken = read((job.get("status") or {}).get("completedIndexes", ""))
+    status = job.get("status") or {}
+    taken = completed(status) | failed(status)
     taken |= {n for p in pods if parts.is_active(p) and (n := index_of(p)) is not None}
-    free = (n for n in range(job["spec"]["completions"]) if n not in taken)
-    return [_numbered(job, template, number) for number, _ in zip(free, range(missing), strict=False)]
+    free = (n for n in range(job["spec"]["completions"]) if n not in taken and n not in waiting)
+    return [
+        _numbered(job, template, number, notes.get(number, {})) for number, _ in zip(free, range(missing), strict=False)
+    ]
 
 
-def _numbered(job: Json, template: Json, number: int) -> Json:
+def _numbered(job: Json, template: Json, number: int, notes: dict[str, str]) -> Json:
     body = parts.pod_of(JOB, job, template, **{INDEX: str(number)})
     metadata, spec = body["metadata"], body["spec"]
-    metadata["annotations"] = {**(metadata.get("annotations") or {}), INDEX: str(number)}
+    metadata["annotations"] = {**(metadata.get("annotations") or {}), INDEX: str(number), **notes}
     metadata["generateName"] = f"{job['metadata']['name']}-{number}-"
     spec.setdefault("hostname", f"{job['metadata']['name']}-{number}"[:63])
     source = {"fieldRef": {"fieldPath": f"metadata.labels['{INDEX}']"}}

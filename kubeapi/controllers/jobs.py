@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from kubeapi.conditions import condition, is_true, with_condition
-from kubeapi.controllers import job_indexes, parts
+from kubeapi.controllers import job_ends, job_indexes, parts
 from kubeapi.controllers.index import Indexes, Place, controller_of
 from kubeapi.controllers.recorder import Recorder
 from kubeapi.controllers.worker import Worker
@@ -23,8 +23,7 @@ from proto.kit.database import Tx
 
 Json = dict[str, Any]
 MANAGER = "job-controller"
-TRACKING = "batch.kubernetes.io/job-tracking"
-RETRY_S, LONGEST_RETRY_S = 10.0, 600.0
+TRACKING = job_ends.TRACKING
 OURS = ("", "kubernetes.io/job-controller")
 
 
@@ -97,7 +96,7 @@ class Jobs:
 
     async def _count(self, job: Json, pods: list[Json]) -> Json:
         """Count the pods that ended and let them go; returns the job with its new numbers."""
-        ended = [p for p in pods if _tracked(p) and _is_over(p)]
+        ended = [p for p in pods if job_ends.is_tracked(p) and _is_over(p) and not job_ends.carries_on(job, p, pods)]
         if not ended:
             return job
 
@@ -107,7 +106,7 @@ class Jobs:
                 return job
             status = dict(found.object.get("status") or {})
             for pod in ended:
-                why = job_indexes.count(job, status, pod) if self._let_go(tx, pod) else ""
+                why = job_ends.count(job, status, pod) if self._let_go(tx, pod) else ""
                 if why and condition(status, "FailureTarget") is None:
                     told = ("FailureTarget", "True", "PodFailurePolicy", why)
                     status["conditions"] = with_condition(
@@ -121,7 +120,7 @@ class Jobs:
         """Take our finalizer off; returns whether it was still there."""
         metadata = pod["metadata"]
         found = self._store.peek(POD, metadata["namespace"], metadata["name"])
-        if found is None or found.object["metadata"]["uid"] != metadata["uid"] or not _tracked(found.object):
+        if found is None or found.object["metadata"]["uid"] != metadata["uid"] or not job_ends.is_tracked(found.object):
             return False
         held = {k: v for k, v in found.object["metadata"].items() if k != "finalizers"}
         kept = [f for f in found.object["metadata"]["finalizers"] if f != TRACKING]
@@ -149,6 +148,8 @@ class Jobs:
         running = deadline is not None and started is not None and not spec.get("suspend")
         if running and started and (self._objects.clock.wall() - started).total_seconds() >= deadline:
             return "Failed", "DeadlineExceeded", "Job was active longer than specified deadline"
+        if job_indexes.is_indexed(job) and (found := job_ends.verdict(job)) is not None:
+            return found
         succeeded, wanted = status.get("succeeded", 0), spec.get("completions")
         if succeeded >= wanted if wanted is not None else (succeeded > 0 and not active):
             return "Complete", "CompletionsReached", "Reached expected number of succeeded pods"
@@ -204,11 +205,9 @@ class Jobs:
         missing = wanted - len(active) - waiting
         if missing <= 0:
             return ""
-        wait = self._backoff_s(pods)
-        if wait > 0:
-            self.worker.add_after(place, wait)
-            return ""
-        bodies = job_indexes.bodies(job, pods, missing)
+        bodies, wait_s = self._next(job, pods, missing)
+        if wait_s > 0:
+            self.worker.add_after(place, wait_s)
         for body in bodies:
             body["metadata"]["finalizers"] = [*(body["metadata"].get("finalizers") or ()), TRACKING]
         made = await parts.create_all(self._objects, POD, place[0], bodies, MANAGER)
@@ -220,26 +219,23 @@ class Jobs:
             self._recorder.normal(JOB, job, "SuccessfulCreate", f"Created pod: {outcome['metadata']['name']}")
         return ""
 
+    def _next(self, job: Json, pods: list[Json], missing: int) -> tuple[list[Json], float]:
+        """Return the pods to be made now, and in how many seconds others may be."""
+        now = self._objects.clock.wall()
+        if not job_ends.by_index(job):
+            wait_s = job_ends.backoff_s(pods, now)
+            return ([], wait_s) if wait_s > 0 else (job_indexes.bodies(job, pods, missing), 0.0)
+        last = job_ends.newest(job, pods)
+        waits = job_ends.waits(job, last, now)
+        notes = {number: job_ends.notes(job, pod) for number, pod in last.items()}
+        return job_indexes.bodies(job, pods, missing, waits, notes), min(waits.values(), default=0.0)
+
     def _wanted(self, spec: Json, status: Json, active: list[Json]) -> int:
         succeeded, at_once = status.get("succeeded", 0), int(spec.get("parallelism", 1))
         if spec.get("completions") is None:
             return len(active) if succeeded else at_once
-        return max(0, min(at_once, int(spec["completions"]) - int(succeeded)))
-
-    def _backoff_s(self, pods: list[Json]) -> float:
-        """Return how long to wait after failures in a row: 10 s, doubled each time, up to ten minutes."""
-        ended = [p for p in pods if (p.get("status") or {}).get("phase") in parts.FINISHED]
-        ended.sort(key=_ended_at, reverse=True)
-        row = 0
-        for pod in ended:
-            if pod["status"]["phase"] == "Succeeded":
-                break
-            row += 1
-        at = parse_time(_ended_at(ended[0])) if row else None
-        if at is None:
-            return 0.0
-        since_s = (self._objects.clock.wall() - at).total_seconds()
-        return float(min(LONGEST_RETRY_S, RETRY_S * 2.0 ** min(row - 1, 10)) - since_s)
+        left = int(spec["completions"]) - int(succeeded) - len(job_indexes.failed(status))
+        return max(0, min(at_once, left))
 
     async def _say(self, job: Json) -> None:
         now = self._objects.clock.wall()
@@ -272,7 +268,7 @@ class Jobs:
 
     async def _clean_up(self, place: Place, job: Json, pods: list[Json]) -> None:
         """After the end: nothing is held back, and the job itself goes when its time is over."""
-        tracked = [p for p in pods if _tracked(p)]
+        tracked = [p for p in pods if job_ends.is_tracked(p)]
         if tracked:
             await self._store.db.tx(lambda tx: [self._let_go(tx, p) for p in tracked])
         lasting = job["spec"].get("ttlSecondsAfterFinished")
@@ -299,10 +295,6 @@ def _is_over(pod: Json) -> bool:
     return parts.is_deleting(pod) and gone
 
 
-def _tracked(pod: Json) -> bool:
-    return TRACKING in (pod["metadata"].get("finalizers") or ())
-
-
 def _ended(job: Json) -> bool:
     return any(is_true(job.get("status") or {}, kind) for kind in ("Complete", "Failed"))
 
@@ -310,10 +302,3 @@ def _ended(job: Json) -> bool:
 def _job_ended_at(job: Json) -> str:
     found = [condition(job.get("status") or {}, kind) for kind in ("Complete", "Failed")]
     return next((str(c.get("lastTransitionTime")) for c in found if c is not None), "")
-
-
-def _ended_at(pod: Json) -> str:
-    """Return when a pod's last container ended, else when the pod was made."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    ends = [((c.get("state") or {}).get("terminated") or {}).get("finishedAt") for c in statuses]
-    return max(filter(None, ends), default=None) or str(pod["metadata"].get("creationTimestamp") or "")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from kubeapi import kinds
-from kubeapi.conditions import is_true
-from kubeapi.controllers import job_indexes, parts
+from kubeapi.conditions import condition, is_true
+from kubeapi.controllers import job_ends, job_indexes, parts
 from kubeapi.controllers.builtin import BuiltinControllers
 from tests.unit.kubeapi.api import POD, Api
 from tests.unit.kubeapi.workload_kit import CONTAINERS, Cluster
@@ -162,6 +162,80 @@ async def test_an_indexed_job_gives_every_index_its_pod(cluster: Cluster) -> Non
     assert status(cluster)["completedIndexes"] == "0-2"
 
 
+def indexed(**spec: Any) -> Json:
+    return job(completionMode="Indexed", completions=3, parallelism=3, **spec)
+
+
+def at(cluster: Cluster, number: int) -> list[Json]:
+    return [p for p in live(cluster) if job_indexes.index_of(p) == number]
+
+
+async def test_each_index_has_a_limit_and_a_back_off_of_its_own(cluster: Cluster) -> None:
+    await cluster.make(JOB, indexed(backoffLimitPerIndex=1))
+    await cluster.end_pod(at(cluster, 1)[0], "Failed")
+    assert (at(cluster, 1), len(at(cluster, 0)), len(at(cluster, 2))) == ([], 1, 1)
+    failed = next(p for p in cluster.pods() if p["status"].get("phase") == "Failed")
+    await cluster.objects.delete(POD, "default", failed["metadata"]["name"])
+    await cluster.after(11)
+    assert at(cluster, 1)[0]["metadata"]["annotations"][job_ends.FAILED_BEFORE] == "1"
+    assert (status(cluster)["failed"], "failedIndexes" in status(cluster)) == (1, False)
+
+    await cluster.end_pod(at(cluster, 1)[0], "Failed")
+    await cluster.after(3600)
+    assert (at(cluster, 1), status(cluster)["failedIndexes"], status(cluster)["active"]) == ([], "1", 2)
+    for number in (0, 2):
+        await cluster.end_pod(at(cluster, number)[0], "Succeeded")
+    held = status(cluster)
+    assert (held["completedIndexes"], held["failedIndexes"], held["failed"]) == ("0,2", "1", 2)
+    assert cluster.events("FailedIndexes") == ["Job has failed indexes"]
+    assert all("finalizers" not in p["metadata"] for p in cluster.pods())
+
+
+async def test_too_many_failed_indexes_end_the_job(cluster: Cluster) -> None:
+    rules = [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [42]}}]
+    policy = {"backoffLimitPerIndex": 5, "maxFailedIndexes": 1, "podFailurePolicy": {"rules": rules}}
+    await cluster.make(JOB, indexed(**policy))
+    await fail_with(cluster, 42)
+    await cluster.after(3600)
+    assert (status(cluster)["failedIndexes"].count(","), len(live(cluster))) == (0, 2)
+    await fail_with(cluster, 42)
+    assert is_true(status(cluster), "Failed")
+    assert cluster.events("MaxFailedIndexesExceeded")
+    assert live(cluster) == []
+
+
+async def test_a_suspended_job_forgets_no_failure_of_an_index_and_adds_none(cluster: Cluster) -> None:
+    await cluster.make(JOB, indexed(backoffLimitPerIndex=3))
+    await cluster.end_pod(at(cluster, 0)[0], "Failed")
+    await cluster.after(11)
+    for suspend in (True, False):
+        await cluster.api.patch(JOB, "work", {"spec": {"suspend": suspend}})
+        await cluster.settle()
+    numbers = [at(cluster, n)[0]["metadata"]["annotations"].get(job_ends.FAILED_BEFORE) for n in range(3)]
+    assert numbers == ["1", None, None]
+
+
+@pytest.mark.parametrize(
+    ("rule", "ends"),
+    [
+        ({"succeededIndexes": "0,2"}, (2, 0)),
+        ({"succeededCount": 1}, (1,)),
+        ({"succeededIndexes": "1-2", "succeededCount": 1}, (0, 2)),
+    ],
+)
+async def test_a_success_policy_ends_the_job_before_every_index_has_succeeded(
+    cluster: Cluster, rule: Json, ends: tuple[int, ...]
+) -> None:
+    await cluster.make(JOB, indexed(successPolicy={"rules": [rule]}))
+    for number in ends:
+        assert not is_true(status(cluster), "Complete")
+        await cluster.end_pod(at(cluster, number)[0], "Succeeded")
+    met = condition(status(cluster), "SuccessCriteriaMet") or {}
+    assert (met["reason"], met["message"]) == ("SuccessPolicy", "Matched rules at index 0")
+    assert is_true(status(cluster), "Complete")
+    assert live(cluster) == []
+
+
 @pytest.mark.parametrize("numbers", [set(), {1}, {0, 1}, {0, 1, 2, 5}, {3, 5, 6, 7, 9}])
 def test_indexes_survive_being_written(numbers: set[int]) -> None:
     assert job_indexes.read(job_indexes.write(numbers)) == numbers
@@ -247,6 +321,20 @@ async def test_a_clock_that_is_set_back_fires_nothing_twice(cluster: Cluster) ->
     assert [j["metadata"]["name"] for j in cluster.all(JOB)] == [first["metadata"]["name"]]
     await cluster.after(600)
     assert len(cluster.all(JOB)) == 2
+
+
+async def test_after_the_clock_was_years_ahead_runs_are_counted_from_now_on(cluster: Cluster) -> None:  # WORK-7
+    await cluster.make(CRON, cron())
+    cluster.api.clock.jump_wall(timedelta(days=3000))
+    await cluster.after(601)
+    (early,) = cluster.all(JOB)
+    await end_one(cluster)
+    cluster.api.clock.jump_wall(timedelta(days=-3000))
+    await cluster.after(601)
+    assert "runs are counted from now on" in cluster.events("ClockSetBack")[0]
+    await cluster.after(600)
+    assert len([j for j in cluster.all(JOB) if j["metadata"]["uid"] != early["metadata"]["uid"]]) == 1
+    assert len(cluster.events("ClockSetBack")) == 1
 
 
 async def test_after_a_long_absence_only_the_newest_run_is_made_up_for(cluster: Cluster) -> None:

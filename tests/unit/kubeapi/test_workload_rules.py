@@ -39,6 +39,10 @@ def job(**spec: Any) -> Json:
     return {"metadata": {"name": "x"}, "spec": {"template": template, **spec}}
 
 
+def indexed(**spec: Any) -> Json:
+    return {"completionMode": "Indexed", "completions": 3, **spec}
+
+
 def cron(schedule: str = "* * * * *", **spec: Any) -> Json:
     return {"metadata": {"name": "x"}, "spec": {"schedule": schedule, "jobTemplate": {"spec": job()["spec"]}, **spec}}
 
@@ -100,7 +104,12 @@ def test_schedules_know_zones_names_and_periods() -> None:
         (DS, workload("x", updateStrategy={"type": "Maybe"}), 'Unsupported value: "Maybe"'),
         (JOB, job(completionMode="Indexed", parallelism=1), "spec.completions: Required value: when completion mode is Indexed"),
         (JOB, {"metadata": {"name": "x"}, "spec": {"template": {"spec": container()}}}, 'Unsupported value: "Always": supported values: "Never", "OnFailure"'),
-        (JOB, job(successPolicy={"rules": [{"succeededCount": 1}]}), "successPolicy: Forbidden: this API server does not carry it out"),
+        (JOB, job(successPolicy={"rules": [{"succeededCount": 1}]}), "spec.successPolicy: Invalid value: .*requires indexed completion mode"),
+        (JOB, job(**indexed(successPolicy={"rules": [{"succeededIndexes": "1-3"}]})), r"succeededIndexes: Invalid value: .1-3.: must be increasing numbers below completions"),
+        (JOB, job(**indexed(successPolicy={"rules": [{"succeededIndexes": "1-9999999999"}]})), "must be increasing numbers below completions"),
+        (JOB, job(**indexed(successPolicy={"rules": [{"succeededCount": 4}]})), "succeededCount: Invalid value: 4: must be between 1 and 3"),
+        (JOB, job(**indexed(maxFailedIndexes=1)), "spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified"),
+        (JOB, job(**indexed(podFailurePolicy={"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [1]}}]})), "FailIndex requires backoffLimitPerIndex"),
         (CRON, cron("* * *"), "expected exactly 5 fields, found 3"),
         (CRON, cron("61 * * * *"), "bad minute"),
         (CRON, cron("TZ=UTC * * * * *"), "use timeZone field instead"),
