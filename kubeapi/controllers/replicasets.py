@@ -93,7 +93,7 @@ class ReplicaSets:
         if missing > 0:
             return await self._create(owner, min(missing, BURST))
         if missing < 0:
-            victims = self._ranked(owner, active)[: min(-missing, BURST)]
+            victims = _ranked(active)[: min(-missing, BURST)]
             for pod in await parts.delete_all(self._objects, POD, victims):
                 self._recorder.normal(self._res, owner, "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
         return ""
@@ -112,15 +112,6 @@ class ReplicaSets:
             name = outcome["metadata"]["name"]
             self._recorder.normal(self._res, owner, "SuccessfulCreate", f"Created pod: {name}")
         return ""
-
-    def _ranked(self, owner: Json, active: list[Json]) -> list[Json]:
-        """Return the pods, those that are missed least first."""
-        beside: dict[str, int] = {}
-        for pod in active:
-            node = pod["spec"].get("nodeName") or ""
-            beside[node] = beside.get(node, 0) + 1
-        del owner
-        return sorted(active, key=lambda pod: _worth(pod, beside[pod["spec"].get("nodeName") or ""]))
 
     def _status(self, owner: Json, active: list[Json], waits: list[float | None], problem: str) -> Json:
         held = owner.get("status") or {}
@@ -141,6 +132,15 @@ class ReplicaSets:
         elif condition(held, "ReplicaFailure") is not None:
             conditions = without_condition(conditions, "ReplicaFailure")
         return {**status, **({"conditions": conditions} if conditions else {})}
+
+
+def _ranked(active: list[Json]) -> list[Json]:
+    """Return the pods, those that are missed least first."""
+    beside: dict[str, int] = {}
+    for pod in active:
+        node = pod["spec"].get("nodeName") or ""
+        beside[node] = beside.get(node, 0) + 1
+    return sorted(active, key=lambda pod: _worth(pod, beside[pod["spec"].get("nodeName") or ""]))
 
 
 def _worth(pod: Json, beside: int) -> tuple[Any, ...]:
