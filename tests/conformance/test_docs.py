@@ -11,6 +11,7 @@ import yaml
 from cloudcore.cli import parser as cloud_parser
 from cloudcore.settings import Settings as CloudSettings
 from deploy import reference
+from deploy.deb.build import PACKAGES
 from edgecore.cli import parser as edge_parser
 from edgecore.settings import Settings as EdgeSettings
 
@@ -63,6 +64,23 @@ def test_a_unit_starts_its_daemon_on_the_directory_that_it_makes(unit: Path) -> 
     assert str(args.data_dir) == f"/var/lib/{state}"
     said = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False, timeout=60)
     assert (said.returncode, said.stdout + said.stderr) == (0, "")
+
+
+def test_a_gateway_without_a_network_does_not_wait_for_one_at_boot() -> None:
+    unit = (ROOT / "deploy/systemd/edgecore.service").read_text()
+    ordering = re.findall(r"^(?:After|Wants|Requires|BindsTo)=(.+)$", unit, re.MULTILINE)
+
+    assert "network-online.target" not in " ".join(ordering).split()
+    assert "network.target" in " ".join(ordering).split(), "at shutdown, the daemon ends before the network"
+
+
+@pytest.mark.parametrize("unit", sorted((ROOT / "deploy/systemd").glob("*.service")), ids=lambda p: p.name)
+def test_a_unit_names_a_page_that_its_package_installs(unit: Path) -> None:
+    (page,) = re.findall(r"^Documentation=file:///usr/share/doc/(.+)$", unit.read_text(), re.MULTILINE)
+    package = next(p for p in PACKAGES if p.program == unit.stem)
+
+    assert page == f"{package.name}/{unit.stem}.md"
+    assert (ROOT / "docs" / f"{unit.stem}.md").exists()
 
 
 @pytest.mark.parametrize(
