@@ -131,7 +131,7 @@ async def check(platform: Platform, edges: list[BenchEdge], count: int) -> None:
         )
 
 
-async def measure(folder: Path, count: int) -> dict[str, Any]:
+async def measure(folder: Path, count: int, settle_s: float = SETTLE_S) -> dict[str, Any]:
     clock, rng, settings = SystemClock(), Rng(7), LinkSettings()
     nodes = [f"edge-{n:04d}" for n in range(count)]
     async with Platform(folder) as platform:
@@ -152,22 +152,22 @@ async def measure(folder: Path, count: int) -> dict[str, Any]:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(run_all(edges, clock))
             try:
-                result |= await storm(platform, edges)
+                result |= await storm(platform, edges, settle_s)
             finally:
                 running.cancel()
         result["rss_empty_mb"] = round(empty_mb, 1)
     return result
 
 
-async def storm(platform: Platform, edges: list[BenchEdge]) -> dict[str, Any]:
+async def storm(platform: Platform, edges: list[BenchEdge], settle_s: float) -> dict[str, Any]:
     first = await progress(edges, time.monotonic(), FIRST_S, lambda e: e.synced)
     await check(platform, edges, 0)
-    await asyncio.sleep(SETTLE_S)
+    await asyncio.sleep(settle_s)
     steady_mb = memory_mb(platform.cloud.pid)
     before = {edge.node: edge.sessions for edge in edges}
     idle = cpu_s(platform.cloud.pid)
-    await asyncio.sleep(SETTLE_S)
-    idle = (cpu_s(platform.cloud.pid) - idle) / SETTLE_S
+    await asyncio.sleep(settle_s)
+    idle = (cpu_s(platform.cloud.pid) - idle) / settle_s
     await platform.kill_cloud()
     for edge in edges:
         edge.report(1)
@@ -179,7 +179,7 @@ async def storm(platform: Platform, edges: list[BenchEdge]) -> dict[str, Any]:
     peak_mb = memory_mb(platform.cloud.pid, "VmHWM")
     busy_s = cpu_s(platform.cloud.pid)
     await check(platform, edges, 1)
-    await asyncio.sleep(SETTLE_S)
+    await asyncio.sleep(settle_s)
     peak_mb, after_mb = max(peak_mb, memory_mb(platform.cloud.pid, "VmHWM")), memory_mb(platform.cloud.pid)
     lower_mb = min(steady_mb, after_mb)
     return {
