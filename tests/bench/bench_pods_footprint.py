@@ -4,7 +4,8 @@
 
 edgecore in a network namespace of its own with containerd, devices, the node-local API and a link over a cable to the cloud.
 Bytes are those of IP packets in both directions: what the cable counts less the Ethernet header of each packet; only IPv4
-goes over it. Status and keep-alive go once a minute, so a measurement of some minutes times what is left of an hour is an hour's.
+goes over it. Status and keep-alive go once a minute, so a measurement of some minutes times what is left of an hour is an hour's;
+that a silent device turns Stale is said once in its silence and not each hour, so it waits until the measurement is over.
 ``--more``: pods of a second node, for the cloud's memory.
 """
 
@@ -33,6 +34,7 @@ SETTLE_S = 15.0
 PATIENCE_S = 120.0
 ETHERNET_BYTES = 14
 EACH_MINUTE = ("link.keep_alive_s=60", "link.anti_entropy_s=60", "node_options.lease_every_s=60")
+NO_NEWS = ("devices.stale_after_s=86400",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ async def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"pods": args.pods}
     async with Platform(folder) as platform:
         await platform.start_cloud()
-        async with gateway(platform, folder / "h", NODE, *EACH_MINUTE) as edge:
+        async with gateway(platform, folder / "h", NODE, *EACH_MINUTE, *NO_NEWS) as edge:
             await fleet(platform, NODE, edge.mqtt_port, DEVICES)
             result["rss_mb_without_pods"] = rss_mb(platform, edge)
             await make(platform, NODE, args.pods)
