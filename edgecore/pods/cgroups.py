@@ -37,6 +37,14 @@ def remove(uid: str, roots: list[Path] | None = None) -> None:
             _remove(root / CGROUPS / name / f"pod{uid}")
 
 
+def remove_classes(roots: list[Path] | None = None) -> None:
+    """Remove the cgroups above those of pods, where no pod is left."""
+    for root in hierarchies() if roots is None else roots:
+        for name in sorted(CLASSES, reverse=True):  # the topmost last
+            with suppress(OSError):  # not there, another node's pods are in it, or we may not write there
+                (root / CGROUPS / name).rmdir()
+
+
 def weigh(pod: Json, others: Iterable[Json], roots: list[Path] | None = None) -> None:
     """Weigh the cgroups of a pod and of its class by their CPU requests, where the runtime has made them.
 

@@ -30,6 +30,10 @@ def clear(directory: DataDir, settings: Settings, clock: Clock) -> list[str]:
     try:
         ended = asyncio.run(_end_all(choice.open_runtime(row, settings.pods, clock, directory.path)))
         _delete_files(directory.path)
+        if row == choice.PROCESS:
+            from edgecore.pods.process import traces  # noqa: PLC0415  other nodes never load it
+
+            traces.remove(directory.path)
     except OSError as error:
         raise SkerryError(f"pods of {directory.path} are not all gone: {error}; run it again") from error
     finally:
@@ -61,3 +65,4 @@ def _delete_files(data_dir: Path) -> None:
     if dirs.memory is not None:
         with suppress(OSError):  # never made, or somebody's shell is in there
             dirs.memory.rmdir()
+    cgroups.remove_classes()

@@ -101,6 +101,12 @@ def memory_home(data_dir: Path) -> Path | None:
     return min(usable, key=lambda pair: pair[0])[1]
 
 
+def plans_home(data_dir: Path) -> Path | None:
+    """Return the folder beside it for what plain processes are started with."""
+    home = memory_home(data_dir)
+    return None if home is None else home.with_name(f"{home.name}-plans")
+
+
 def may_mount(data_dir: Path, *, child: bool) -> bool:
     """Whether a mount below ``data_dir`` can be made and is seen by containers; ``child``: they are started by us.
 

@@ -1,4 +1,7 @@
-"""The table of pod commands, each by kubectl 1.29 to 1.33, against a gateway; and the commands that need a terminal or stay open."""
+"""The table of pod commands, each by kubectl 1.29 to 1.33, against a gateway; and the commands that need a terminal or stay open.
+
+All of it with containerd and as plain processes, these by the oldest and the newest kubectl only.
+"""
 
 import hashlib
 import os
@@ -39,15 +42,20 @@ class Case:
     err: str = ""
     absent: str = ""
     then: list[list[str]] = field(default_factory=list)
-    only: str = ""
 
 
 CASES = [Case(**row) for row in tomllib.loads(TABLE.read_text())["case"]]
 
 
-@pytest.fixture(scope="module", params=["cri"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Ask the versions that a class names."""
+    if "version" in metafunc.fixturenames:
+        metafunc.parametrize("version", metafunc.cls.versions)
+
+
+@pytest.fixture(scope="class")
 def site(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    with fleet("gw-1", runtime=request.param) as one:
+    with fleet("gw-1", runtime=request.cls.runtime) as one:
         begin(one)
         yield one
 
@@ -84,34 +92,9 @@ def fill(site: Fleet, version: str, text: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
-def test_a_command_of_the_table(site: Fleet, case: Case, version: str) -> None:
-    if case.before:
-        site.say(fill(site, version, case.before), version=version)
-    done = site.run(fill(site, version, case.run), case.stdin, version)
-
-    shown = f"exit {done.returncode}\n--- out\n{done.stdout}\n--- err\n{done.stderr}"
-    assert re.fullmatch(str(case.exit), str(done.returncode)), shown
-    assert re.search(fill(site, version, case.out), done.stdout, re.MULTILINE), shown
-    assert re.search(fill(site, version, case.err), done.stderr, re.MULTILINE), shown
-    assert not case.absent or not re.search(case.absent, done.stdout, re.MULTILINE), shown
-    for command, wanted in case.then:
-        until(partial(shows, site, version, command, wanted))
-
-
 def shows(site: Fleet, version: str, command: str, wanted: str) -> bool:
     said = site.run(fill(site, version, command), version=version)
     return re.search(fill(site, version, wanted), said.stdout) is not None
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_a_terminal_is_a_terminal(site: Fleet, version: str) -> None:
-    said = at_a_terminal(site, version, "exec -it waits -- sh", "tty; stty size; echo $((20+3))\n", "23")
-    assert re.search(r"^/dev/(pts/\d+|tty|console)\r?$", said, re.MULTILINE), said
-    assert "40 101" in said
-
-    assert "43" in at_a_terminal(site, version, "attach -it shell", "echo $((40+3))\n", "43", detach=True)
 
 
 def at_a_terminal(site: Fleet, version: str, words: str, typed: str, wanted: str, *, detach: bool = False) -> str:
@@ -148,61 +131,102 @@ def at_a_terminal(site: Fleet, version: str, words: str, typed: str, wanted: str
     return screen
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_what_stays_open_follows(site: Fleet, version: str) -> None:
-    kubectl = site.kubectl(version)
-    for words in ("logs -f talks --tail=1", "attach talks"):
-        out = site.folder / "followed"
-        process = kubectl.start(words, out)
-        try:
-            until(lambda: len(re.findall(r"^line \d+$", out.read_text(), re.MULTILINE)) >= 4)  # noqa: B023
-        finally:
-            process.kill()
-            process.wait()
-        seen = [int(n) for n in re.findall(r"^line (\d+)$", out.read_text(), re.MULTILINE)]
-        assert seen == list(range(seen[0], seen[0] + len(seen)))
-
-
-def test_attach_passes_standard_input_on(site: Fleet) -> None:
-    kubectl = site.kubectl("1.33")
-    process = subprocess.Popen(
-        kubectl.argv("attach -i echoes"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kubectl.environment(None)
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(b"said once\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    process.kill()
-    process.communicate()
-
-    assert line == b"said once\n"
-    until(lambda: "said once" in site.say("logs echoes"))
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_port_forward_leads_into_the_pod(site: Fleet, version: str) -> None:
-    out = site.folder / "forwarded"
-    process = site.kubectl(version).start("port-forward pod/serves :8080", out)
-    try:
-        until(lambda: re.search(r"127\.0\.0\.1:(\d+) -> 8080", out.read_text()))
-        port = int(re.findall(r"127\.0\.0\.1:(\d+) -> 8080", out.read_text())[0])
-        until(lambda: ask(port) == b"served\n")
-    finally:
-        process.kill()
-        process.wait()
-
-
 def ask(port: int) -> bytes:
     with socket.create_connection(("127.0.0.1", port), 10) as sock:
         sock.settimeout(10)
         return sock.recv(100)
 
 
-def test_no_command_restarted_a_container(site: Fleet) -> None:
-    counts = {
-        each["metadata"]["name"]: [s["restartCount"] for s in each["status"]["containerStatuses"]]
-        for each in site.get("pods")["items"]
-    }
-    assert {name: sum(restarts) for name, restarts in counts.items() if sum(restarts)} == {"again": 1}
-    assert {file.read_bytes() for file in site.folder.glob("back-*")} == {BLOB}
+class PodCommands:
+    """The suite. ``versions``: of kubectl."""
+
+    runtime: str
+    versions: tuple[str, ...]
+    says: str  # the Node, of its runtime
+
+    def test_the_pods_run_with_this_runtime(self, site: Fleet) -> None:
+        assert site.get("node gw-1")["status"]["nodeInfo"]["containerRuntimeVersion"].startswith(self.says)
+
+    @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
+    def test_a_command_of_the_table(self, site: Fleet, case: Case, version: str) -> None:
+        if case.before:
+            site.say(fill(site, version, case.before), version=version)
+        done = site.run(fill(site, version, case.run), case.stdin, version)
+
+        shown = f"exit {done.returncode}\n--- out\n{done.stdout}\n--- err\n{done.stderr}"
+        assert re.fullmatch(str(case.exit), str(done.returncode)), shown
+        assert re.search(fill(site, version, case.out), done.stdout, re.MULTILINE), shown
+        assert re.search(fill(site, version, case.err), done.stderr, re.MULTILINE), shown
+        assert not case.absent or not re.search(case.absent, done.stdout, re.MULTILINE), shown
+        for command, wanted in case.then:
+            until(partial(shows, site, version, command, wanted))
+
+    def test_a_terminal_is_a_terminal(self, site: Fleet, version: str) -> None:
+        said = at_a_terminal(site, version, "exec -it waits -- sh", "tty; stty size; echo $((20+3))\n", "23")
+        assert re.search(r"^/dev/(pts/\d+|tty|console)\r?$", said, re.MULTILINE), said
+        assert "40 101" in said
+
+        assert "43" in at_a_terminal(site, version, "attach -it shell", "echo $((40+3))\n", "43", detach=True)
+
+    def test_what_stays_open_follows(self, site: Fleet, version: str) -> None:
+        kubectl = site.kubectl(version)
+        for words in ("logs -f talks --tail=1", "attach talks"):
+            out = site.folder / "followed"
+            process = kubectl.start(words, out)
+            try:
+                until(lambda: len(re.findall(r"^line \d+$", out.read_text(), re.MULTILINE)) >= 4)  # noqa: B023
+            finally:
+                process.kill()
+                process.wait()
+            seen = [int(n) for n in re.findall(r"^line (\d+)$", out.read_text(), re.MULTILINE)]
+            assert seen == list(range(seen[0], seen[0] + len(seen)))
+
+    def test_attach_passes_standard_input_on(self, site: Fleet) -> None:
+        kubectl = site.kubectl("1.33")
+        process = subprocess.Popen(
+            kubectl.argv("attach -i echoes"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=kubectl.environment(None),
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"said once\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        process.kill()
+        process.communicate()
+
+        assert line == b"said once\n"
+        until(lambda: "said once" in site.say("logs echoes"))
+
+    def test_port_forward_leads_into_the_pod(self, site: Fleet, version: str) -> None:
+        out = site.folder / "forwarded"
+        process = site.kubectl(version).start("port-forward pod/serves :8080", out)
+        try:
+            until(lambda: re.search(r"127\.0\.0\.1:(\d+) -> 8080", out.read_text()))
+            port = int(re.findall(r"127\.0\.0\.1:(\d+) -> 8080", out.read_text())[0])
+            until(lambda: ask(port) == b"served\n")
+        finally:
+            process.kill()
+            process.wait()
+
+    def test_no_command_restarted_a_container(self, site: Fleet) -> None:
+        counts = {
+            each["metadata"]["name"]: [s["restartCount"] for s in each["status"]["containerStatuses"]]
+            for each in site.get("pods")["items"]
+        }
+        assert {name: sum(restarts) for name, restarts in counts.items() if sum(restarts)} == {"again": 1}
+        assert {file.read_bytes() for file in site.folder.glob("back-*")} == {BLOB}
+
+
+class TestWithContainerd(PodCommands):
+    runtime = "cri"
+    versions = tuple(VERSIONS)
+    says = "containerd://"
+
+
+class TestAsPlainProcesses(PodCommands):
+    runtime = "process"
+    versions = (VERSIONS[0], VERSIONS[-1])
+    says = "bubblewrap://"

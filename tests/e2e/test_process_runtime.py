@@ -1,7 +1,6 @@
 """A gateway without a container runtime: edgecore runs pods itself; they outlive it, and come back after a power cut without a cloud."""
 
 import asyncio
-import functools
 import json
 import os
 import subprocess
@@ -14,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from edgecore.pods import cgroups
-from edgecore.pods.process.runtime import ProcessRuntime
-from proto.kit.clock import SystemClock
+from edgecore.pods import cgroups, poddirs
+from edgecore.pods.resources import CGROUPS
 from tests.kit import images
-from tests.kit.gateway import gateway
+from tests.kit.gateway import gateway, power_cut, words
 from tests.kit.kubectl import VERSIONS, Kubectl
-from tests.kit.leftovers import end_all, namespace, with_children
-from tests.kit.platform import Edge, Platform, command
+from tests.kit.leftovers import with_children
+from tests.kit.platform import Edge, Platform
 from tests.kit.wait import eventually
 
 Json = dict[str, Any]
@@ -76,49 +74,14 @@ class Site:
             raise AssertionError(f"{await self.say(f'describe pod {name}')}\n{self.edge.process.tail()}") from error
         return await self.container(name)
 
-    async def power_cut(self) -> None:
-        """Everything on the gateway ends at once."""
-        await self.edge.kill()
-        host = self.edge.host
-        assert host is not None
-        spaces = {namespace(host.pid, kind) for kind in ("mnt", "net")}
-
-        def of_host() -> list[int]:
-            def inside(pid: int) -> bool:
-                here = {namespace(pid, "mnt"), namespace(pid, "net")} & spaces
-                return bool(here) or str(self.edge.data_dir) in _words(pid)
-
-            return [pid for pid in with_children(inside) if pid not in {host.pid, os.getpid()}]
-
-        end_all(of_host)
-
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with Platform(tmp_path) as platform:
         await platform.start_cloud()
         async with gateway(platform, tmp_path / "h", NODE, runtime="process") as edge:
-            where = ("--data-dir", str(edge.data_dir), "--set", "pods.runtime=process")
-            said = await command("edgecore", "images", "import", str(images.archive("busybox")), *where)
-            assert images.BUSYBOX_REF in said
             await platform.kube.apply(SETTINGS)
-            try:
-                yield Site(platform, edge, tmp_path)
-            finally:
-                await edge.kill()
-                await end_pods(edge.data_dir)
-
-
-async def end_pods(data_dir: Path) -> None:
-    """Pods outlive edgecore and have namespaces of their own: nobody else ends them."""
-    runtime = ProcessRuntime(data_dir, SystemClock())
-    sandboxes = await runtime.sandboxes()
-    for sandbox in sandboxes:
-        await runtime.stop_sandbox(sandbox.id)
-        await runtime.remove_sandbox(sandbox.id)
-    for sandbox in sandboxes:
-        await eventually(functools.partial(_removed, sandbox.uid))
-    await runtime.close()
+            yield Site(platform, edge, tmp_path)
 
 
 async def test_a_pod_lives_as_on_any_runtime(site: Site) -> None:
@@ -156,6 +119,29 @@ async def test_pods_outlive_edgecore(site: Site) -> None:
     assert "tick" in await site.say("logs stays --tail=1")
 
 
+async def test_a_reset_leaves_nothing_of_pods_on_the_machine(site: Site) -> None:
+    host = site.edge.host
+    assert host is not None
+    await site.platform.kube.apply(pod("last", "sleep 1000"))
+    await site.ready("last")
+    found = await site.platform.kube.find("/api/v1/namespaces/default/pods/last") or {}
+    before = await asyncio.to_thread(host.run, "sh", "-c", "ip -o link; nft list tables")
+    plans = poddirs.plans_home(site.edge.data_dir)
+    assert ("skerry0" in before, "ip skerry" in before, plans is not None and any(plans.iterdir())) == (True,) * 3
+
+    await site.edge.stop()
+    reset = ("edgecore", "reset", "--yes", "--data-dir", str(site.edge.data_dir))
+    await asyncio.to_thread(host.run, sys.executable, "-m", *reset)
+
+    after = await asyncio.to_thread(host.run, "sh", "-c", "ip -o link; nft list tables")
+    assert [line.split(":")[1].strip() for line in after.splitlines()] == ["lo"]
+    assert not [
+        folder for root in cgroups.hierarchies() for folder in root.glob(f"{CGROUPS}/**/pod{found['metadata']['uid']}")
+    ]
+    assert not (site.edge.data_dir / "process").exists()
+    assert plans is None or not plans.exists()
+
+
 @pytest.mark.timeout(180)
 async def test_after_a_power_cut_twenty_pods_run_soon_without_a_cloud(site: Site) -> None:
     names = [f"cold-{n}" for n in range(COLD_PODS)]
@@ -165,13 +151,13 @@ async def test_after_a_power_cut_twenty_pods_run_soon_without_a_cloud(site: Site
         await site.ready(name)
     await site.edge.drained()
     await site.platform.kill_cloud()
-    await site.power_cut()
+    await power_cut(site.edge)
 
     began = time.monotonic()
     await site.edge.start()
 
     def running() -> int:
-        return len(with_children(lambda pid: _words(pid) == command_line))
+        return len(with_children(lambda pid: words(pid) == command_line))
 
     await eventually(lambda: running() == COLD_PODS, 30.0)
     took_s = time.monotonic() - began
@@ -188,18 +174,3 @@ def bare() -> float:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda argv: subprocess.run(argv, check=True), [python, space] * COLD_PODS))
     return time.monotonic() - began
-
-
-def _removed(uid: str) -> bool:
-    try:
-        cgroups.remove(uid)
-    except cgroups.StillRunning:  # the dead are still being collected
-        return False
-    return True
-
-
-def _words(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return ""

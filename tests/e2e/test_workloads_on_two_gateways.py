@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from tests.kit.fleet import Fleet, Json, container, fleet, job, side_by_side, template, workload
+from tests.kit.gateway import boot, power_cut
 
 NODES = ("gw-1", "gw-2")
 ROLLOUT = "--timeout=30s"
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Fleet]:
-    with fleet(*NODES) as one:
+@pytest.fixture(scope="module", params=["cri", "process"])
+def site(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    with fleet(*NODES, runtime=request.param) as one:
         yield one
 
 
@@ -134,7 +135,7 @@ def test_a_stateful_set_keeps_its_data_through_deletion_and_a_power_cut(site: Fl
     site.say("delete pod db-0 db-1")
     settled(site)
     assert kept(site) == ["db-0", "db-1"]
-    power_cut(site, homes["db-0"])
+    lose_power(site, homes["db-0"])
     settled(site)
 
     assert kept(site) == ["db-0", "db-1"]
@@ -142,15 +143,12 @@ def test_a_stateful_set_keeps_its_data_through_deletion_and_a_power_cut(site: Fl
     gone(site, "statefulset", "db")
 
 
-def power_cut(site: Fleet, name: str) -> None:
+def lose_power(site: Fleet, name: str) -> None:
     """Everything on a gateway ends at once, and starts as a boot does."""
     edge = site.edges[name]
-    assert edge.host is not None
     before = {pod["metadata"]["name"]: lives([pod]) for pod in site.pods("app=db") if pod["spec"]["nodeName"] == name}
-    edge.host.power_cut()
-    site.call(edge.kill())
-    site.call(edge.host.start())
-    site.call(edge.start())
+    site.call(power_cut(edge))
+    site.call(boot(edge))
     site.call(edge.connected())
     site.eventually(lambda: not any(lives([site.get(f"pod {pod}")]) & lived for pod, lived in before.items()))
 

@@ -63,6 +63,7 @@ class Edge:
         self._platform = platform
         self._sets = sets
         self.host: Host | None = None  # the namespaces it runs in; None: this machine's own
+        self.runtime = "none"
         self.broker_scheme = "mqtts"  # "mqtt" where a foreign broker without TLS stands in between
         self.daemon: Daemon | None = None
 

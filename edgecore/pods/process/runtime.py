@@ -43,8 +43,7 @@ class ProcessRuntime:
         folder = data_dir / "process"
         (folder / "sandboxes").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._clock = clock
-        home = poddirs.memory_home(data_dir)
-        self._memory = None if home is None else home.with_name(f"{home.name}-plans")
+        self._memory = poddirs.plans_home(data_dir)
         self._disk = Disk(folder)
         self._sandboxes = Sandboxes(self._disk, subnet, self._now_ns, prefix)
         self._images = ImageStore(data_dir / "images", clock, self._disk.chains)

@@ -9,7 +9,8 @@ from typing import Any
 from edgecore.pods.process.shim import linux
 
 Json = dict[str, Any]
-MASQUERADE = """table ip skerry {{
+TABLE = "skerry"
+MASQUERADE = """table ip {table} {{
   chain postrouting {{
     type nat hook postrouting priority 100; policy accept;
     ip saddr {subnet} oifname != "{bridge}" masquerade
@@ -94,7 +95,9 @@ def _outside(network: Json, holder: int) -> None:
     _ip("\n".join(lines) + "\n")
     if made:
         _forward()
-        run(["nft", "-f", "-"], MASQUERADE.format(**network))  # pods reach each other and the node without it
+        run(
+            ["nft", "-f", "-"], MASQUERADE.format(table=TABLE, **network)
+        )  # pods reach each other and the node without it
 
 
 def _inside(network: Json) -> None:

@@ -372,6 +372,16 @@ def test_a_cgroup_in_use_is_for_later(tmp_path: Path) -> None:
         cgroups.remove("u-1", [tmp_path])
 
 
+def test_the_classes_of_pods_go_when_no_pod_is_left(tmp_path: Path) -> None:
+    for name in ("cpu/skerry-pods/burstable", "cpu/skerry-pods/besteffort/podu-1", "pids/skerry-pods/burstable"):
+        (tmp_path / name).mkdir(parents=True)
+
+    cgroups.remove_classes([tmp_path / "cpu", tmp_path / "pids", tmp_path / "none"])
+
+    assert [p.name for p in (tmp_path / "cpu/skerry-pods").iterdir()] == ["besteffort"]
+    assert not (tmp_path / "pids/skerry-pods").exists()
+
+
 def test_real_hierarchies_are_found() -> None:
     assert all((root / "cgroup.procs").exists() for root in cgroups.hierarchies())
     assert cgroups.hierarchies()
