@@ -59,8 +59,9 @@ async def ready(gateway: Machine) -> None:
         raise AssertionError(f"{said.stdout}{said.stderr}\n{gateway.journal('edgecore')}") from error
 
 
-def pod_manifest(name: str) -> str:
-    spec = {"containers": [{"name": "main", "image": images.BUSYBOX_REF, "command": ["sleep", "1000000"]}]}
+def pod_manifest(name: str, **fields: object) -> str:
+    container = {"name": "main", "image": images.BUSYBOX_REF, "command": ["sleep", "1000000"], **fields}
+    spec = {"containers": [container]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {**spec, "nodeName": "gw-1"}}
     return json.dumps(pod)
 
@@ -85,6 +86,24 @@ async def runs(gateway: Machine, pod: str) -> str:
         raise AssertionError(f"{said.stdout}{said.stderr}\n{gateway.journal('edgecore')}") from error
 
 
+async def leaves_no_cgroup(gateway: Machine) -> None:
+    """The hardened daemon weighs a pod by what it asks for, and takes its cgroups away with it."""
+    apply(gateway, pod_manifest("weighed", resources={"requests": {"cpu": "500m"}}))
+    await runs(gateway, "weighed")
+    uid = gateway.run(*KUBECTL, "get", "pod", "weighed", "-o", "jsonpath={.metadata.uid}")
+
+    def found() -> list[str]:
+        return gateway.run("find", "/sys/fs/cgroup", "-maxdepth", "4", "-name", f"pod{uid}").split()
+
+    (cpu,) = [folder for folder in found() if folder.startswith("/sys/fs/cgroup/cpu/")]
+    assert gateway.run("cat", f"{cpu}/cpu.shares") == "512\n"
+    gateway.run(*KUBECTL, "delete", "pod", "weighed", "--grace-period=1")
+    try:
+        await eventually(lambda: not found(), 20.0)
+    except AssertionError as error:
+        raise AssertionError(f"{found()}\n{gateway.journal('edgecore')}") from error
+
+
 def bring_images(gateway: Machine) -> None:
     for name in ("pause", "busybox"):
         (gateway.root / f"srv/{name}.tar").write_bytes(images.archive(name).read_bytes())
@@ -103,6 +122,7 @@ async def test_a_gateway_lives_from_its_packages(packages: Path) -> None:
         apply(gateway, pod_manifest("survivor"))
         container = await runs(gateway, "survivor")
 
+        await leaves_no_cgroup(gateway)
         gateway.run("systemctl", "kill", "--signal=SIGKILL", "edgecore")
         await eventually(lambda: gateway.property("edgecore", "NRestarts") == "1", 20.0)
         await active(gateway, "edgecore")

@@ -1,6 +1,7 @@
 """The hardened unit with the drop-in for plain processes, on a booted system: pods run within its limits, and outlive it."""
 
 import sys
+import uuid
 from pathlib import Path
 
 from tests.kit import images
@@ -9,10 +10,12 @@ from tests.kit.wait import eventually
 
 ROOT = Path(__file__).parents[2]
 SECONDS = "77777"
+RUN = uuid.uuid4().hex[:8]  # cgroups are this machine's own
 DAEMON = f"""
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
+from edgecore.pods import cgroups, ownership
 from edgecore.pods.process.runtime import ProcessRuntime
 from edgecore.pods.runtime import ContainerConfig, Resources, SandboxConfig, Security
 from proto.kit.clock import SystemClock
@@ -21,7 +24,7 @@ async def begin(runtime, data, host_network):
     name = f"p{{host_network}}"
     pod = SandboxConfig(
         "default", name, name, hostname="" if host_network else "inside", log_directory=str(data / name),
-        cgroup_parent=f"/skerry-pods/pod{{name}}", host_network=host_network,
+        cgroup_parent=f"/skerry-pods/pod{{name}}-{RUN}", host_network=host_network,
         sysctls={{}} if host_network else {{"net.ipv4.ip_local_port_range": "20000 30000"}},
     )
     sandbox = await runtime.run_sandbox(pod)
@@ -44,7 +47,18 @@ async def main():
     for container in await runtime.containers():
         done = await runtime.exec_sync(container.id, ("sh", "-c", "id -u; test -r /etc/resolv.conf && cat /proc/sys/net/ipv4/ip_local_port_range"), 10)
         said.append(f"{{container.id}} {{container.state.value}} {{done.stdout.decode().split()}}")
+    volume = data / "volume"
+    volume.mkdir(exist_ok=True)
+    ownership.give(volume, 2000, None)
+    said.append(f"volume {{volume.stat().st_mode:o}}")
     (data / "said").write_text("\\n".join(sorted(said)))
+    while not Path("/srv/end").exists():
+        await asyncio.sleep(0.1)
+    for sandbox in await runtime.sandboxes():
+        await runtime.stop_sandbox(sandbox.id)
+        await runtime.remove_sandbox(sandbox.id)
+        cgroups.remove(f"{{sandbox.uid}}-{RUN}")
+    (data / "said").write_text("ended")
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -85,6 +99,11 @@ def sleeping(gateway: Machine) -> bool:
     return gateway.try_run("sh", "-c", f"ps -e -o args= | grep -cx 'sleep {SECONDS}'").stdout.strip() == "2"
 
 
+def folders(gateway: Machine) -> list[str]:
+    """The cgroups of our pods."""
+    return gateway.run("find", "/sys/fs/cgroup", "-maxdepth", "3", "-name", f"pod*-{RUN}").split()
+
+
 async def test_pods_run_under_the_hardened_unit_and_outlive_it() -> None:
     async with machine() as gateway:
         await gateway.boot()
@@ -93,6 +112,7 @@ async def test_pods_run_under_the_hardened_unit_and_outlive_it() -> None:
         first = await said(gateway)
         assert first.count("running") == 2
         assert "['1234', '20000', '30000']" in first
+        assert "volume 42770" in first
 
         gateway.run("systemctl", "kill", "--signal=SIGKILL", "--kill-whom=main", "edgecore")
         assert await said(gateway) == first
@@ -101,3 +121,8 @@ async def test_pods_run_under_the_hardened_unit_and_outlive_it() -> None:
         assert sleeping(gateway)
         gateway.run("systemctl", "start", "edgecore")
         assert await said(gateway) == first
+        assert folders(gateway)
+
+        (gateway.root / "srv/end").touch()
+        assert await said(gateway) == "ended"
+        assert folders(gateway) == []

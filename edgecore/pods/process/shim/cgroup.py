@@ -24,7 +24,7 @@ class Hierarchies:
                     for name in words[2].strip().split(","):
                         if name in WANTED:
                             self.v1.setdefault(name, place)
-                elif words[0] == "cgroup2" and "memory" in _read(f"{place}/cgroup.controllers").split():
+                elif words[0] == "cgroup2" and not self.v2 and "memory" in _read(f"{place}/cgroup.controllers").split():
                     self.v2 = place
 
     def folders(self, path: str) -> list[str]:
