@@ -11,7 +11,7 @@ from kubeapi.crds import refuse_while_terminating
 from kubeapi.errors import already_exists, bad_request, forbidden, invalid, method_not_supported, not_found, too_large
 from kubeapi.kinds import NAMESPACE
 from kubeapi.options import DeleteOptions, ListOptions, ListResult, WriteOptions
-from kubeapi.ownership import track_update
+from kubeapi.ownership import track_update, with_owners
 from kubeapi.recording import Change, Record
 from kubeapi.resources import Registry, Resource
 from kubeapi.store import Store
@@ -86,13 +86,15 @@ class Objects:
         while generated and self.store.peek(res, namespace, name) is not None:
             name = obj["metadata"]["name"] = rules.generated_name(obj["metadata"]["generateName"], self.rng)
         self._require_place(res, namespace)
+        sent = obj
         obj = self._checked(res, obj, None, "", opts)
         if self.store.peek(res, namespace, name) is not None:
             raise already_exists(res, name)
-        obj = self._admitted("CREATE", res, obj, None, "", opts)
         manager = writing.manager_name(opts.field_manager, opts.user)
-        obj = track_update(res, {}, obj, manager, "", self.clock.wall())
-        return self._store(tx, res, None, obj, opts)
+        # before admission, as Kubernetes does: what the API adds is nobody's, so that a later apply does not take it away
+        owned = track_update(res, {}, writing.without_made_up(res, obj, sent), manager, "", self.clock.wall())
+        obj = self._admitted("CREATE", res, obj, None, "", opts)
+        return self._store(tx, res, None, with_owners(obj, owned), opts)
 
     async def update(
         self,

@@ -123,6 +123,11 @@ def _cleared(new: Json) -> bool:
     return new["metadata"].get("managedFields") in ([{}], [])
 
 
+def with_owners(obj: Json, other: Json) -> Json:
+    """Return ``obj`` with the managedFields of ``other``."""
+    return _carry(other, obj)
+
+
 def _carry(old: Json, new: Json) -> Json:
     held = old["metadata"].get("managedFields") if old else None
     if new["metadata"].get("managedFields") is held:

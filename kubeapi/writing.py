@@ -81,6 +81,26 @@ def for_create(res: Resource, body: dict[str, Any], now: datetime, rng: Rng) -> 
     return _ordered(body)
 
 
+def without_made_up(res: Resource, obj: dict[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a new object without what neither its sender nor a default says: the status, and how a Job finds its own pods."""
+    out = {k: v for k, v in obj.items() if k != "status" or "status" not in res.subresources}
+    if res.kind != "Job" or res.custom:
+        return out
+    spec, before = dict(out["spec"]), sent["spec"]
+    if "selector" not in before:
+        spec.pop("selector", None)
+    spec["template"] = _labelled_as(spec["template"], before["template"])
+    return {**_labelled_as(out, sent), "spec": spec}
+
+
+def _labelled_as(obj: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:
+    if not sent.get("metadata"):
+        return {k: v for k, v in obj.items() if k != "metadata"}
+    labels = sent["metadata"].get("labels")
+    metadata = {k: v for k, v in obj["metadata"].items() if k != "labels"}
+    return {**obj, "metadata": {**metadata, **({"labels": labels} if labels else {})}}
+
+
 def for_update(res: Resource, old: dict[str, Any], body: dict[str, Any], subresource: str) -> dict[str, Any]:
     """Return what an update through ``subresource`` ("" is the object itself) makes of ``old``. Raises 409, 422."""
     sent, held = body["metadata"], old["metadata"]

@@ -1,5 +1,6 @@
 """What is completed, refused and kept fixed: as kubectl's users know it."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from kubeapi import kinds
 from kubeapi.errors import ApiError
+from kubeapi.options import WriteOptions
 from kubeapi.quantities import BadQuantity, canonical, milli, units
 from kubeapi.resources import Resource
 from kubeapi.schedules import missed, next_run
@@ -243,3 +245,26 @@ async def test_statuses_of_objects_stored_under_older_rules_can_still_be_written
     await cluster.api.db.tx(lambda tx: cluster.api.store.put(tx, POD, broken))
     changed = await cluster.api.patch(POD, "x", {"status": {"phase": "Running"}}, "merge", "status")
     assert changed["status"]["phase"] == "Running"
+
+
+@pytest.mark.parametrize(("res", "body"), [(POD, pod_body("x")), (JOB, job())])
+async def test_what_the_api_adds_to_a_new_object_is_nobody_s_and_survives_the_move_to_server_side_apply(
+    cluster: Cluster, res: Resource, body: Json
+) -> None:
+    made = await cluster.objects.create(res, "default", body, WriteOptions(field_manager="kubectl-client-side-apply"))
+    (entry,) = made["metadata"]["managedFields"]
+    assert "f:status" not in entry["fieldsV1"]
+    moved = [
+        {
+            "op": "replace",
+            "path": "/metadata/managedFields/0",
+            "value": {**entry, "manager": "kubectl", "operation": "Apply"},
+        }
+    ]
+    await cluster.objects.patch(res, "default", "x", json.dumps(moved).encode(), "application/json-patch+json")
+
+    config = json.dumps({"apiVersion": res.api_version, "kind": res.kind, **body}).encode()
+    opts = WriteOptions(field_manager="kubectl")
+    applied, _ = await cluster.objects.patch(res, "default", "x", config, "application/apply-patch+yaml", opts)
+
+    assert applied["spec"] == made["spec"]
