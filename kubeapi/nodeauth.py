@@ -13,11 +13,13 @@ from kubeapi.errors import forbidden
 from kubeapi.kinds import CERTIFICATE_SIGNING_REQUEST, POD
 from kubeapi.resources import Registry
 from kubeapi.store import Store
+from proto.labels import MIRROR, may_say_of_itself
+from proto.templates import HOSTNAME
 
 DEVICES = "devices.kubeedge.io"
 LEASES_NAMESPACE = "kube-node-lease"
-RESTRICTED_LABELS = "node-restriction.kubernetes.io/"
-MIRROR = "kubernetes.io/config.mirror"
+FINISHED = ("Succeeded", "Failed")
+DEFAULT_ACCOUNT = "default"  # filled in for every pod; a mirror has no use of it
 READS = frozenset({"get", "list", "watch"})
 WRITES = frozenset({"update", "patch"})
 
@@ -74,7 +76,7 @@ class NodeAuthorizer:
     def _accounts(self, wanted: Attributes, node: str) -> bool:
         asked = (wanted.subresource, wanted.verb) in {("", "get"), ("token", "create")}
         return asked and any(
-            (pod["spec"].get("serviceAccountName") or "default") == wanted.name
+            (pod["spec"].get("serviceAccountName") or DEFAULT_ACCOUNT) == wanted.name
             for pod in self._pods_of(node, wanted.namespace)
         )
 
@@ -128,8 +130,10 @@ class NodeAuthorizer:
         return []
 
     def _pods_of(self, node: str, namespace: str) -> Iterator[dict[str, Any]]:
+        """Yield the pods that may read something: a node makes mirrors itself, and a finished pod reads nothing."""
         for pod in self._store.list(POD, namespace):
-            if (pod.get("spec") or {}).get("nodeName") == node:
+            finished = (pod.get("status") or {}).get("phase") in FINISHED
+            if (pod.get("spec") or {}).get("nodeName") == node and not finished and not _is_mirror(pod):
                 yield pod
 
 
@@ -166,13 +170,32 @@ def node_restriction(attempt: Attempt) -> None:
     if kind == "Node":
         _restrict_node(attempt, node, obj)
     elif kind == "Pod" and attempt.old is None:
-        mirror = MIRROR in (obj["metadata"].get("annotations") or {})
-        if not mirror or obj["spec"].get("nodeName") != node or references(obj):
+        if not _is_mirror(obj) or obj["spec"].get("nodeName") != node or _asks_for_more(obj):
             raise forbidden(
-                attempt.res, attempt.name, f'node "{node}" may only create mirror pods of its own, without secrets'
+                attempt.res,
+                attempt.name,
+                f'node "{node}" may only create mirror pods of its own, which refer to no object of the API',
             )
     elif kind == "Lease" and attempt.name != node:
         raise forbidden(attempt.res, attempt.name, f'node "{node}" may only have the lease that bears its name')
+
+
+def _is_mirror(pod: Mapping[str, Any]) -> bool:
+    return MIRROR in (pod["metadata"].get("annotations") or {})
+
+
+def _asks_for_more(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod refers to objects of the API, or has the cluster make some."""
+    spec = pod["spec"]
+    volumes = spec.get("volumes") or ()
+    projected = [source for volume in volumes for source in (volume.get("projected") or {}).get("sources") or ()]
+    return bool(
+        references(pod)
+        or (spec.get("serviceAccountName") or DEFAULT_ACCOUNT) != DEFAULT_ACCOUNT
+        or spec.get("resourceClaims")
+        or any("persistentVolumeClaim" in volume or "ephemeral" in volume for volume in volumes)
+        or any("serviceAccountToken" in source or "clusterTrustBundle" in source for source in projected)
+    )
 
 
 def _restrict_node(attempt: Attempt, node: str, obj: Mapping[str, Any]) -> None:
@@ -181,9 +204,11 @@ def _restrict_node(attempt: Attempt, node: str, obj: Mapping[str, Any]) -> None:
     old = attempt.old or {}
     before, after = (((o.get("metadata") or {}).get("labels") or {}) for o in (old, obj))
     changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)}
-    restricted = sorted(k for k in changed if k.startswith(RESTRICTED_LABELS) or f".{RESTRICTED_LABELS}" in k)
+    restricted = sorted(k for k in changed if not may_say_of_itself(k))
     if restricted:
         raise forbidden(attempt.res, node, f"a node may not set its own label {restricted[0]}")
+    if HOSTNAME in changed and after.get(HOSTNAME) != node:  # volumes of a host go to who has its name
+        raise forbidden(attempt.res, node, f"the label {HOSTNAME} of a node is its name")
     if attempt.old is not None and (old.get("spec") or {}).get("taints") != (obj.get("spec") or {}).get("taints"):
         raise forbidden(attempt.res, node, "a node may not change its own taints")
 

@@ -20,6 +20,32 @@ CONTINUED = "edge.skerry.io/continued"  # of a Job that began at the node, and o
 ANSWERS = "edge.skerry.io/answers"  # of such a pod: uid of the cloud's pod that gets its status
 ANSWERED_BY = "edge.skerry.io/answered-by"  # of the cloud's pod: the pod that ran in its place; it is not run again
 
+# What a node may say of itself among the labels that Kubernetes gives a meaning to (NodeRestriction's list).
+OF_KUBELETS = frozenset(
+    {
+        EDGE_ROLE,
+        "kubernetes.io/hostname",
+        "kubernetes.io/os",
+        "kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "beta.kubernetes.io/instance-type",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+    }
+)
+KUBELET_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
+OTHERS_DOMAINS = ("kubernetes.io", "k8s.io", "apps.kubeedge.io", "edge.skerry.io")
+
+
+def may_say_of_itself(label: str) -> bool:
+    """Whether a node may set this label of its Node: others say where workloads, with their Secrets, are to go."""
+    domain = label.rpartition("/")[0]
+    within = {each for each in (*KUBELET_DOMAINS, *OTHERS_DOMAINS) if domain == each or domain.endswith(f".{each}")}
+    return label in OF_KUBELETS or not within or not within.isdisjoint(KUBELET_DOMAINS)
+
 
 def cloud_uid(metadata: Mapping[str, Any]) -> str:
     """Return the uid by which the cloud knows the object, "" while it does not.

@@ -16,7 +16,8 @@ from cloudcore.kube.resources import LEASE, NODE
 from cloudcore.kubelet.address import KubeletAddress
 from proto.kit.clock import rfc3339, rfc3339_micro
 from proto.kit.log import Logger
-from proto.labels import INTERNAL_IP
+from proto.labels import INTERNAL_IP, may_say_of_itself
+from proto.templates import HOSTNAME
 
 EDGE_LABEL = "node-role.kubernetes.io/edge"
 LEASE_NAMESPACE = "kube-node-lease"
@@ -72,8 +73,11 @@ class NodeController:
         await self._ensure(node, {})
         await self._write(node, force=not first)
 
-    async def register(self, node: str, body: Mapping[str, Any]) -> None:
-        """Create the Node, or give it the labels that the edge registers with. Raises ApiUnavailable, ApiRefused."""
+    async def register(self, node: str, body: Mapping[str, Any]) -> list[str]:
+        """Create the Node, or give it the labels that the edge registers with; return those that it may not have.
+
+        Raises ApiUnavailable, ApiRefused.
+        """
         labels = self._labels[node] = registration_labels(node, body)
         found = await self._ensure(node, labels)
         have = found["metadata"].get("labels") or {}
@@ -81,6 +85,7 @@ class NodeController:
             patch = {"metadata": {"labels": labels}}
             await self._client.patch(NODE, "", node, patch, content_type=MERGE_PATCH)
         self.queue.add(node)
+        return sorted(refused_labels(body))
 
     async def _renew_lease(self, node: str) -> None:
         now = rfc3339_micro(self._clock.wall())
@@ -143,17 +148,28 @@ def is_edge(node: Mapping[str, Any]) -> bool:
 
 def new_node(node: str, labels: Mapping[str, str]) -> dict[str, Any]:
     """Return the Node that a joined edge starts as."""
-    own = {"kubernetes.io/hostname": node, EDGE_LABEL: ""}
+    own = {HOSTNAME: node, EDGE_LABEL: ""}
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": {**labels, **own}}, "spec": {}}
 
 
 def registration_labels(node: str, body: Mapping[str, Any]) -> dict[str, str]:
     """Return the labels of a registering node; a node may not name itself anything but what its certificate says."""
+    refused = refused_labels(body)
+    found = {k: v for k, v in _said_labels(body).items() if k not in refused}
+    kept = dict(list(found.items())[:KEPT_LABELS])
+    return {**kept, HOSTNAME: node, EDGE_LABEL: ""}
+
+
+def refused_labels(body: Mapping[str, Any]) -> set[str]:
+    """Return the labels that only the cloud gives: by these, workloads and their Secrets find their nodes."""
+    return {label for label in _said_labels(body) if not may_say_of_itself(label)}
+
+
+def _said_labels(body: Mapping[str, Any]) -> dict[str, str]:
     metadata = body.get("metadata")
     labels = metadata.get("labels") if isinstance(metadata, dict) else None
-    found = {k: v for k, v in (labels or {}).items() if isinstance(k, str) and isinstance(v, str)}
-    kept = dict(list(found.items())[:KEPT_LABELS])
-    return {**kept, "kubernetes.io/hostname": node, EDGE_LABEL: ""}
+    found = labels if isinstance(labels, dict) else {}
+    return {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, str)}
 
 
 def desired_status(

@@ -10,7 +10,7 @@ from cloudcore.controllers.local_path import LocalPath
 from cloudcore.controllers.node_groups import NodeGroups
 from cloudcore.controllers.nodes import NodeController, is_edge
 from cloudcore.history import History
-from cloudcore.hub.effects import Effects
+from cloudcore.hub.effects import MAX_TEXT, Effects
 from cloudcore.hub.owners import Owners
 from cloudcore.hub.pod_effects import GONE, MIRRORED, PodEffects
 from cloudcore.hub.replay import Replay
@@ -137,7 +137,13 @@ class Hub:
         return self.effects
 
     async def _register(self, node: str, _row: MessageRow, body: dict[str, Any]) -> None:
-        await self.nodes.register(node, body)
+        refused = await self.nodes.register(node, body)
+        if refused:
+            involved = {"apiVersion": NODE.api_version, "kind": NODE.kind, "name": node, "uid": node}
+            text = f"only the cloud gives a Node the labels {', '.join(refused)}: kubectl label node {node} …"[
+                :MAX_TEXT
+            ]
+            self.effects.tell("Warning", involved, "LabelsRefused", text, name=f"{node}.labels-refused")
 
     def _known_nodes(self) -> set[str]:
         """Return every edge node, also one that has devices and no Node yet."""

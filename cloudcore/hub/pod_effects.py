@@ -1,9 +1,9 @@
 """What a node asks of the API about its own pods: a deletion finished there, a mirror of a static pod."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cloudcore.hub.scope_pods import needs, pod_node
+from cloudcore.hub.scope_pods import is_mirror, needs, pod_node
 from cloudcore.kube.client import KubeClient
 from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.errors import Conflict, NotFound
@@ -11,6 +11,7 @@ from cloudcore.kube.informer import Name
 from cloudcore.kube.resources import NODE, POD, SERVICE_ACCOUNT
 from proto.kit.errors import MalformedMessage
 from proto.labels import MIRROR
+from proto.labels import NODE as NODE_LABEL
 from proto.link.replica import MessageRow
 
 GONE, MIRRORED = "pod-gone", "pod-mirror"
@@ -78,10 +79,6 @@ class PodEffects:
             return
 
 
-def is_mirror(pod: Mapping[str, Any]) -> bool:
-    return MIRROR in (pod["metadata"].get("annotations") or {})
-
-
 def mirror_of(node: str, pod: Any, owner: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the mirror pod as we let a node make it (NodeRestriction's rules). Raises MalformedMessage."""
     if not isinstance(pod, dict) or not isinstance(pod.get("metadata"), dict) or not isinstance(pod.get("spec"), dict):
@@ -93,7 +90,10 @@ def mirror_of(node: str, pod: Any, owner: Mapping[str, Any] | None) -> dict[str,
         raise MalformedMessage("a node makes mirror pods of its own static pods only")
     account = SERVICE_ACCOUNT.key(metadata["namespace"], "default")
     try:
+        if (metadata.get("labels") or {}).get(NODE_LABEL, node) != node:
+            raise MalformedMessage(f"a mirror pod of node {node} is labelled with another one")
         referred = [key for key in needs(metadata["namespace"], pod["spec"]) if key != account]
+        referred += _made_in_the_cloud(pod["spec"])
     except (AttributeError, TypeError) as error:
         raise MalformedMessage("a mirror is no pod") from error
     if referred or pod["spec"].get("serviceAccountName"):
@@ -102,6 +102,17 @@ def mirror_of(node: str, pod: Any, owner: Mapping[str, Any] | None) -> dict[str,
         ref = {"apiVersion": NODE.api_version, "kind": NODE.kind, "name": node, "uid": owner["metadata"]["uid"]}
         metadata["ownerReferences"] = [{**ref, "controller": True}]
     return {"apiVersion": POD.api_version, "kind": POD.kind, "metadata": metadata, "spec": pod["spec"]}
+
+
+def _made_in_the_cloud(spec: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a cluster's controllers would make for such a pod: nothing that a node may ask for."""
+    if spec.get("resourceClaims"):
+        yield "resourceClaims"
+    for volume in spec.get("volumes") or ():
+        if "ephemeral" in volume:
+            yield f"ephemeral volume {volume.get('name')}"
+        for source in (volume.get("projected") or {}).get("sources") or ():
+            yield from (kind for kind in ("serviceAccountToken", "clusterTrustBundle") if kind in source)
 
 
 def _text(body: Mapping[str, Any], key: str) -> str:

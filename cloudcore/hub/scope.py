@@ -13,7 +13,7 @@ from cloudcore.hub.scope_bodies import Bodies
 from cloudcore.hub.scope_contents import Contents
 from cloudcore.hub.scope_devices import device_node
 from cloudcore.hub.scope_graph import EVERY, Edge, Graph, root
-from cloudcore.hub.scope_pods import pod_node, space
+from cloudcore.hub.scope_pods import pod_node
 from cloudcore.kube import resources
 from cloudcore.kube.cluster import CORE, Cluster
 from cloudcore.kube.informer import Informer, Name
@@ -48,7 +48,6 @@ EDGES: dict[Kind, Edges] = {
     resources.REPLICA_SET: scope_pods.replica_set,
     resources.JOB: scope_pods.job,
     resources.CRON_JOB: scope_pods.cron_job,
-    resources.ROLE: scope_rights.role,
     resources.ROLE_BINDING: scope_rights.role_binding,
     resources.CLUSTER_ROLE: scope_rights.cluster_role,
     resources.CLUSTER_ROLE_BINDING: scope_rights.cluster_role_binding,
@@ -261,10 +260,10 @@ def _edges(key: str, edges: Edges | None, name: Name, item: dict[str, Any] | Non
     try:
         found = set(edges(name, item)) if edges is not None else set()
         node = (item["metadata"].get("labels") or {}).get(NODE_LABEL)
-        if node:
+        if node and not (edges is scope_pods.pod and scope_pods.is_mirror(item)):
             found.add((root(str(node)), key))
-            if name.namespace:
-                found.add((root(str(node)), space(name.namespace)))
+            if name.namespace:  # itself, and nothing of what is in it: a node labels what it makes, in any namespace
+                found.add((root(str(node)), resources.NAMESPACE.key("", name.namespace)))
     except (AttributeError, KeyError, TypeError) as error:  # a shape that no API server stores
         log.warning("an object of no known shape", key=key, reason=repr(error))
         return set()

@@ -41,6 +41,10 @@ def is_finished(pod: Json) -> bool:
     return (pod.get("status") or {}).get("phase") in FINISHED
 
 
+def is_mirror(pod: Json) -> bool:
+    return MIRROR in (pod["metadata"].get("annotations") or {})
+
+
 def told(pod: Json) -> dict[str, Any]:
     """Return what the pod's node must hear of its status (proto.told), {} for most.
 
@@ -66,10 +70,11 @@ def pod(name: Name, item: Json) -> Iterator[Edge]:
     if not node:
         return
     yield root(node), key
+    if is_mirror(item):  # a node makes these itself, in any namespace: they bring it nothing at all
+        return
     yield key, space(name.namespace)
     yield from owners(POD, name, item)
-    if not is_finished(item) and MIRROR not in (item["metadata"].get("annotations") or {}):
-        # A node makes mirrors itself, in any namespace: none may bring it an account or a Secret.
+    if not is_finished(item):
         for need in needs(name.namespace, item.get("spec") or {}):
             yield key, need
 

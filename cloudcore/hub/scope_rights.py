@@ -15,21 +15,17 @@ ANY_ACCOUNT = ("system:serviceaccounts", "system:authenticated")  # groups that 
 Json = Mapping[str, Any]
 
 
-def role(name: Name, _item: Json) -> Iterator[Edge]:
-    yield space(name.namespace), ROLE.key(*name)
-
-
 def role_binding(name: Name, item: Json) -> Iterator[Edge]:
+    """By its subjects, not by its namespace: who has nobody there that it concerns learns nothing of others' rights."""
     key = ROLE_BINDING.key(*name)
-    yield space(name.namespace), key
-    yield from _role_of(key, item)
+    yield from _role_of(key, item, name.namespace)
+    yield from _subjects_of(key, item)
 
 
 def cluster_role_binding(name: Name, item: Json) -> Iterator[Edge]:
     key = CLUSTER_ROLE_BINDING.key("", name.name)
-    yield from _role_of(key, item)
-    for vertex in {found for subject in item.get("subjects") or () if (found := _subject(subject))}:
-        yield vertex, key
+    yield from _role_of(key, item, "")
+    yield from _subjects_of(key, item)
 
 
 def cluster_role(name: Name, item: Json) -> Iterator[Edge]:
@@ -44,10 +40,17 @@ def cluster_role(name: Name, item: Json) -> Iterator[Edge]:
             yield _label(*pair), key
 
 
-def _role_of(key: str, item: Json) -> Iterator[Edge]:
+def _role_of(key: str, item: Json, namespace: str) -> Iterator[Edge]:
     ref = item.get("roleRef") or {}
     if ref.get("kind") == CLUSTER_ROLE.kind and ref.get("name"):
         yield key, CLUSTER_ROLE.key("", ref["name"])
+    elif namespace and ref.get("kind") == ROLE.kind and ref.get("name"):
+        yield key, ROLE.key(namespace, ref["name"])
+
+
+def _subjects_of(key: str, item: Json) -> Iterator[Edge]:
+    for vertex in {found for subject in item.get("subjects") or () if (found := _subject(subject))}:
+        yield vertex, key
 
 
 def _subject(subject: Json) -> str:

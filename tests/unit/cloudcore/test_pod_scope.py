@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from cloudcore.hub.pod_effects import mirror_of
 from cloudcore.kube import resources
 from cloudcore.kube.client import STRATEGIC_PATCH
 from cloudcore.kube.errors import NotFound
 from cloudcore.kube.resources import CONFIG_MAP, NAMESPACE, NODE, POD, SECRET, SERVICE, SERVICE_ACCOUNT, Kind
 from proto.kit import canonical
+from proto.kit.errors import MalformedMessage
 from proto.link.replica import MessageRow, StateChange
 from tests.kit.cloud import Cloud, running
 from tests.kit.wait import eventually
@@ -359,6 +361,44 @@ async def test_people_hear_at_the_node_of_a_mirror_that_was_not_made(cloud: Clou
     told = [event for event in await events(cloud) if event["reason"] == "MessageRefused"]
     assert told[0]["involvedObject"]["name"] == "gw-1"
     assert "pull" in told[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "labels"),
+    [
+        ({"resourceClaims": [{"name": "gpu"}]}, {}),
+        ({"volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": {}}}]}, {}),
+        ({"volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}, {}),
+        ({"volumes": [{"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "t"}}]}}]}, {}),
+        ({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "disk"}}]}, {}),
+        ({"serviceAccountName": "default"}, {}),
+        ({}, {"edge.skerry.io/node": "gw-2"}),
+    ],
+)
+def test_a_mirror_asks_for_nothing_and_goes_nowhere_else(spec: dict[str, Any], labels: dict[str, str]) -> None:
+    metadata = {"name": "own", "namespace": "default", "annotations": {"kubernetes.io/config.mirror": "h"}}
+    plain = {"metadata": metadata, "spec": {"nodeName": "gw-1", "containers": []}}
+    assert mirror_of("gw-1", plain, None)["spec"] == plain["spec"]
+
+    asking = {"metadata": {**metadata, "labels": labels}, "spec": {"nodeName": "gw-1", "containers": [], **spec}}
+    with pytest.raises(MalformedMessage):  # HUB-10
+        mirror_of("gw-1", asking, None)
+
+
+async def test_a_node_that_registers_gets_no_labels_by_which_workloads_find_others(cloud: Cloud) -> None:  # HUB-16
+    own = {"site": "oslo", "topology.kubernetes.io/zone": "a", "node.kubernetes.io/instance-type": "box"}
+    stolen = {
+        "node-role.kubernetes.io/control-plane": "",
+        "tier.node-restriction.kubernetes.io/trusted": "yes",
+        "apps.kubeedge.io/belonging-to": "vault",
+        "edge.skerry.io/node": "gw-2",
+    }
+    await tell(cloud, 1, "register", metadata={"name": "gw-1", "labels": {**own, **stolen}})
+
+    await eventually(lambda: _raised(cloud, "LabelsRefused"))
+    labels = (await cloud.client.get(NODE, "", "gw-1"))["metadata"]["labels"]
+    assert own.items() <= labels.items()
+    assert not stolen.keys() & labels.keys()
 
 
 async def test_a_mirror_brings_its_node_no_account(cloud: Cloud) -> None:  # HUB-2, HUB-10

@@ -19,6 +19,8 @@ from proto.labels import EDGE_ROLE
 from proto.link.replica import NotSynced
 from tests.kit.clock import ManualClock
 
+METADATA = ("labels", "annotations", "ownerReferences")
+
 
 class World:
     """A scope over informers that are told what to show."""
@@ -37,7 +39,7 @@ class World:
     def put(self, kind: Kind, namespace: str, name: str, **fields: Any) -> None:
         self.revision += 1
         metadata = {"name": name, "uid": f"u-{name}", "resourceVersion": str(self.revision)}
-        metadata |= {k: fields.pop(k) for k in ("labels", "ownerReferences") if k in fields}
+        metadata |= {k: fields.pop(k) for k in METADATA if k in fields}
         if namespace:
             metadata["namespace"] = namespace
         informer = self.cluster.find(kind.group, kind.plural)
@@ -178,19 +180,79 @@ def test_rights_of_accounts_on_the_node_and_of_technicians_come_and_no_others(wo
     assert world.holds(CLUSTER_ROLE, "gw-2") == {"of-admins", "of-gw-2"}
 
 
-def test_roles_of_the_namespace_come_with_what_they_refer_to(world: World) -> None:
+def test_bindings_in_a_namespace_come_by_whom_they_concern_with_what_they_refer_to(world: World) -> None:  # HUB-3
     world.put(resources.ROLE, "shop", "reader", rules=[])
-    world.put(resources.ROLE, "office", "reader-there", rules=[])
+    world.put(resources.ROLE, "shop", "of-others", rules=[])
     world.put(
         CLUSTER_ROLE, "", "view", aggregationRule={"clusterRoleSelectors": [{"matchLabels": {"to-view": "true"}}]}
     )
     world.put(CLUSTER_ROLE, "", "view-more", labels={"to-view": "true"}, rules=[])
-    world.put(resources.ROLE_BINDING, "shop", "all", **binding("view", group("anybody")))
+    clerk = {"kind": "ServiceAccount", "namespace": "shop", "name": "clerk"}
+    world.put(resources.ROLE_BINDING, "shop", "reads", roleRef={"kind": "Role", "name": "reader"}, subjects=[clerk])
+    world.put(resources.ROLE_BINDING, "shop", "all", **binding("view", group("system:serviceaccounts:shop")))
+    world.put(
+        resources.ROLE_BINDING,
+        "shop",
+        "others",
+        roleRef={"kind": "Role", "name": "of-others"},
+        subjects=[group("accountants")],
+    )
 
-    world.pod()
+    world.pod(spec={"serviceAccountName": "clerk"})
 
+    assert world.holds(resources.ROLE_BINDING) == {"reads", "all"}
     assert world.holds(resources.ROLE) == {"reader"}
     assert world.holds(CLUSTER_ROLE) == {"view", "view-more"}
+
+
+MIRRORED = {"annotations": {"kubernetes.io/config.mirror": "h"}}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        (POD, {"spec": {"nodeName": "gw-1", "containers": []}, **MIRRORED}),
+        (POD, {"spec": {"nodeName": "gw-1", "containers": []}, **MIRRORED, "labels": {"edge.skerry.io/node": "gw-1"}}),
+        (
+            Kind("edge.skerry.io", "v1alpha1", "writeconflicts", "WriteConflict"),
+            {"labels": {"edge.skerry.io/node": "gw-1"}},
+        ),
+        (resources.CONFIG_MAP, {"data": {}, "labels": {"edge.skerry.io/node": "gw-1"}}),
+    ],
+)
+def test_what_a_node_can_make_in_a_namespace_brings_it_nothing_of_it(
+    world: World, made: tuple[Kind, dict[str, Any]]
+) -> None:  # HUB-16
+    world.put(CRD, "", "writeconflicts.edge.skerry.io", **conflicts_definition())
+    everything = (SECRET, resources.SERVICE_ACCOUNT, resources.SERVICE, resources.ENDPOINT_SLICE, resources.ROLE)
+    for kind in everything:
+        world.put(kind, "kube-system", "default")
+    subjects = [group("system:serviceaccounts"), group("system:serviceaccounts:kube-system")]
+    world.put(
+        resources.ROLE_BINDING, "kube-system", "a", roleRef={"kind": "Role", "name": "default"}, subjects=subjects
+    )
+
+    world.put(made[0], "kube-system", "mine", **made[1])
+
+    assert world.holds(made[0]) == {"mine"}
+    assert {kind.kind: held for kind in (*everything, resources.ROLE_BINDING) if (held := world.holds(kind))} == {}
+
+
+def test_a_mirror_that_names_another_node_in_a_label_does_not_go_there(world: World) -> None:  # HUB-16
+    spec = {"nodeName": "gw-1", "containers": []}
+    world.put(POD, "shop", "mine", spec=spec, labels={"edge.skerry.io/node": "gw-2"}, **MIRRORED)
+
+    assert world.holds(POD, "gw-2") == set()
+
+
+def conflicts_definition() -> dict[str, Any]:
+    names = {"plural": "writeconflicts", "kind": "WriteConflict"}
+    versions = [{"name": "v1alpha1", "served": True, "storage": True}]
+    return {
+        "labels": {"edge.skerry.io/sync": "labelled"},
+        "spec": {"group": "edge.skerry.io", "scope": "Namespaced", "names": names, "versions": versions},
+        "status": {"conditions": [{"type": "Established", "status": "True"}]},
+    }
 
 
 def definition(**labels: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ DEVICES = "/apis/devices.kubeedge.io/v1beta1/namespaces/default"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
+CLAIM = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
+
 
 def pod(name: str, on: str, secret: str) -> dict[str, object]:
     volume = {"name": "v", "secret": {"secretName": secret}}
@@ -136,6 +138,45 @@ async def test_a_node_creates_only_mirror_pods_of_its_own(site: Face) -> None:
     thief = {**mirror, "spec": pod("x", "gw-1", "s2")["spec"]}
     assert (await site.ask("POST", f"{NS}/pods", thief, GW1)).status == 403
     assert (await site.ask("POST", f"{NS}/pods", mirror, GW1)).status == 201
+
+
+ASKING = [
+    {"serviceAccountName": "robot"},
+    {"resourceClaims": [{"name": "gpu", "resourceClaimName": "one"}]},
+    {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "disk"}}]},
+    {"volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": CLAIM}}}]},
+    {"volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]},
+]
+
+
+@pytest.mark.parametrize("spec", ASKING)
+async def test_a_mirror_pod_refers_to_nothing(site: Face, spec: dict[str, object]) -> None:
+    metadata = {"name": "x", "annotations": {"kubernetes.io/config.mirror": "h"}}
+    asking = {"metadata": metadata, "spec": {"nodeName": "gw-1", "containers": [{"name": "c", "image": "i"}], **spec}}
+    refused = await site.ask("POST", f"{NS}/pods", asking, GW1)
+    assert (refused.status, "refer to no object of the API" in refused.message) == (403, True), refused.message
+
+
+async def test_a_mirror_or_a_finished_pod_opens_no_account_and_no_secret(site: Face) -> None:
+    space = "/api/v1/namespaces/kube-system"
+    metadata = {"name": "x", "annotations": {"kubernetes.io/config.mirror": "h"}}
+    mirror = {"metadata": metadata, "spec": {"nodeName": "gw-1", "containers": [{"name": "c", "image": "i"}]}}
+    assert (await site.ask("POST", f"{space}/pods", mirror, GW1)).status == 201
+    assert (await site.ask("POST", f"{space}/serviceaccounts/default/token", {}, GW1)).status == 403
+    assert (await site.ask("GET", f"{space}/serviceaccounts/default", who=GW1)).status == 403
+
+    assert (await site.ask("GET", f"{NS}/secrets/s1", who=GW1)).status == 200
+    await site.must("PATCH", f"{NS}/pods/p1/status", {"status": {"phase": "Succeeded"}})
+    assert (await site.ask("GET", f"{NS}/secrets/s1", who=GW1)).status == 403
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["node-role.kubernetes.io/control-plane", "kubernetes.io/hostname", "apps.kubeedge.io/belonging-to", "x.k8s.io/y"],
+)
+async def test_a_node_is_not_taken_for_another_by_its_labels(site: Face, label: str) -> None:
+    change = {"metadata": {"labels": {label: "gw-2"}}}
+    assert (await site.ask("PATCH", "/api/v1/nodes/gw-1", change, GW1)).status == 403
 
 
 async def test_a_node_gets_tokens_for_accounts_of_its_pods_alone(site: Face) -> None:
