@@ -75,6 +75,7 @@ class Sql:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._committer = GroupCommitter("sql", self._commit, max_group=MAX_GROUP)
+        self._reads: set[asyncio.Future[Any]] = set()  # a thread goes on when its caller is cancelled
 
     @classmethod
     def open(cls, url: str) -> "Sql":
@@ -110,16 +111,26 @@ class Sql:
             with self.engine.connect() as connection:
                 return fn(connection)
 
+        running = asyncio.get_running_loop().run_in_executor(None, work)
+        self._reads.add(running)
+        running.add_done_callback(self._read_ended)
         try:
-            return await asyncio.to_thread(work)
+            return await asyncio.shield(running)
         except DBAPIError as error:
             raise SqlUnavailable(str(error.orig)) from error
 
+    def _read_ended(self, running: "asyncio.Future[Any]") -> None:
+        self._reads.discard(running)
+        if not running.cancelled():
+            running.exception()  # that of a caller who is gone is nobody's
+
     async def close(self) -> None:
-        """Commit what is queued, then close. Safe to call twice."""
+        """Commit what is queued, wait for the reads, then close. Safe to call twice."""
         if self._committer.closed:
             return
         await self._committer.close()
+        if self._reads:
+            await asyncio.wait(self._reads)
         self.engine.dispose()
 
     def _commit(self, group: list[Job]) -> None:

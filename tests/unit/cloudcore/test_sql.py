@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -70,6 +71,28 @@ async def test_what_is_queued_at_close_is_committed_and_later_calls_are_refused(
     assert write.result() == 1
     with pytest.raises(SqlUnavailable):
         await sql.tx(lambda conn: add(conn, 2))
+
+
+async def test_close_waits_for_a_read_whose_caller_is_gone(tmp_path: Path) -> None:
+    sql = Sql.open(f"sqlite:///{tmp_path / 'cloud.db'}")
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(conn: Connection) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        conn.execute(text("SELECT 1"))
+        ended.set()
+
+    async with asyncio.TaskGroup() as group:
+        reader = group.create_task(sql.read(slow))
+        await asyncio.to_thread(begun.wait, 30)
+        reader.cancel()
+        closing_ = group.create_task(sql.close())
+        await asyncio.sleep(0)
+        go_on.set()
+        await closing_
+
+    assert (ended.is_set(), sql.engine.pool.checkedout()) == (True, 0)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("url", ["", "mysql://h/d", "sqlite://", "rubbish"])
