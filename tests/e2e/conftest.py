@@ -1,6 +1,7 @@
-"""Real processes for the end-to-end tests: a whole platform, or one edge that has joined a cloud that is away."""
+"""Real processes for the end-to-end tests: a whole platform, one edge that has joined a cloud that is away, or what runs pods alone."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from cloudcore.certs import Authority
 from edgecore.data_dir import DataDir
 from proto.kit.clock import SystemClock
+from tests.kit.containerd import Host
 from tests.kit.platform import Platform
+from tests.kit.pods import PodWorld, on_containerd, world
 from tests.kit.ports import free_port
 from tests.kit.process import Daemon
 
@@ -57,3 +60,28 @@ async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
     async with Platform(tmp_path) as platform:
         await platform.start_cloud()
         yield platform
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A containerd of the module's own."""
+    one = Host(tmp_path_factory.mktemp("host") / "h")
+
+    async def start() -> None:
+        await one.open()
+        await one.start()
+
+    try:
+        asyncio.run(start())
+        yield one
+    finally:
+        asyncio.run(one.close())
+
+
+@pytest.fixture
+async def node(host: Host, tmp_path: Path) -> AsyncIterator[PodWorld]:
+    """What runs pods at a gateway, on ``host``; whatever a test left there is gone before the next one."""
+    async with world(tmp_path / "edge") as one:
+        one.begin(on_containerd(host))
+        yield one
+        await one.empty()

@@ -1,49 +1,18 @@
 """What a container on a real containerd sees of volumes, environment, identity and names; and what is left afterwards."""
 
-import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgecore.pods import cgroups, mounts
-from edgecore.pods.settings import PodsSettings
 from kubeapi.kinds import CONFIG_MAP, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, SECRET, SERVICE_ACCOUNT
-from tests.kit.containerd import Host
 from tests.kit.images import BUSYBOX_REF
-from tests.kit.pods import PodWorld, container, pod, uid_of, world
+from tests.kit.pods import PodWorld, container, pod, uid_of
 from tests.kit.wait import eventually
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    one = Host(tmp_path_factory.mktemp("host") / "h")
-
-    async def start() -> None:
-        await one.open()
-        await one.start()
-
-    try:
-        asyncio.run(start())
-        yield one
-    finally:
-        asyncio.run(one.close())
-
-
-@pytest.fixture
-async def node(host: Host, tmp_path: Path) -> AsyncIterator[PodWorld]:
-    async with world(tmp_path / "edge") as one:
-        one.begin(PodsSettings(runtime="cri", cri_socket=str(host.socket)))
-        yield one
-        controller = one.room.controller
-        assert controller is not None
-        for entry in list(controller.entries.values()):
-            await one.remove(entry.name)
-        await eventually(lambda: not controller.entries, 30)
 
 
 def held(kind: str, name: str, **fields: Any) -> Json:

@@ -1,46 +1,16 @@
 """Pods on a real containerd, beyond the plain ones: resized, refused, probed from the host, ended in every order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgecore.pods.settings import PodsSettings
 from tests.kit.containerd import Host
-from tests.kit.pods import PodWorld, container, pod, world
+from tests.kit.pods import PodWorld, container, on_containerd, pod
 from tests.kit.wait import eventually
 
 Json = dict[str, Any]
 LIMIT = ("sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null")
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    one = Host(tmp_path_factory.mktemp("host") / "h")
-
-    async def start() -> None:
-        await one.open()
-        await one.start()
-
-    try:
-        asyncio.run(start())
-        yield one
-    finally:
-        asyncio.run(one.close())
-
-
-@pytest.fixture
-async def node(host: Host, tmp_path: Path) -> AsyncIterator[PodWorld]:
-    async with world(tmp_path / "edge") as one:
-        one.begin(settings(host))
-        yield one
-        await one.empty()
-
-
-def settings(host: Host, **more: Any) -> PodsSettings:
-    return PodsSettings(runtime="cri", cri_socket=str(host.socket), **more)
 
 
 def sized(cpu: str, ram: str, *policy: str) -> Json:
@@ -76,7 +46,7 @@ async def test_a_pod_is_resized_while_it_runs_and_a_new_process_knows_it(host: H
     await node.end()
     await node.open()
     await node.put(pod("grows", sized("300m", "96Mi")))  # it arrives while nobody looks
-    node.begin(settings(host))
+    node.begin(on_containerd(host))
     await eventually(lambda: node.state("grows")["resources"]["limits"]["memory"] == "96Mi")
 
     assert await limit(node, "grows") == 96 << 20

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,40 +9,12 @@ from typing import Any
 import pytest
 
 from edgecore.pods.runtime import RuntimeRefused
-from edgecore.pods.settings import PodsSettings
 from kubeapi.kinds import CONFIG_MAP
 from tests.kit.containerd import Host
-from tests.kit.pods import PodWorld, container, pod, uid_of, world
+from tests.kit.pods import PodWorld, container, on_containerd, pod, uid_of, world
 from tests.kit.wait import eventually
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    one = Host(tmp_path_factory.mktemp("host") / "h")
-
-    async def start() -> None:
-        await one.open()
-        await one.start()
-
-    try:
-        asyncio.run(start())
-        yield one
-    finally:
-        asyncio.run(one.close())
-
-
-@pytest.fixture
-async def node(host: Host, tmp_path: Path) -> AsyncIterator[PodWorld]:
-    async with world(tmp_path / "edge") as one:
-        one.begin(settings(host))
-        yield one
-        await one.empty()
-
-
-def settings(host: Host, **more: Any) -> PodsSettings:
-    return PodsSettings(runtime="cri", cri_socket=str(host.socket), **more)
 
 
 def restarts(node: PodWorld, name: str) -> list[tuple[str, int]]:
@@ -168,7 +139,7 @@ async def test_a_killed_edgecore_finds_its_pods_again_and_restarts_nothing(host:
 
     await node.end()
     await node.open()
-    node.begin(settings(host))
+    node.begin(on_containerd(host))
     await eventually(lambda: node.room.controller is not None and not node.room.controller.away)
     await node.put(pod("c"))
     await node.ready("c")
@@ -345,7 +316,7 @@ async def test_a_long_log_is_rotated_and_only_so_many_are_kept(host: Host, tmp_p
     from edgecore.pods.rotation import rotate, rotated
 
     async with world(tmp_path / "edge") as node:
-        node.begin(settings(host))
+        node.begin(on_containerd(host))
         loud = "while true; do echo 0123456789012345678901234567890123456789; done"
         await node.put(pod("loud", container(command=("sh", "-c", loud)), terminationGracePeriodSeconds=0))
         await node.ready("loud")
@@ -379,7 +350,7 @@ async def test_all_pods_run_again_after_a_power_cut_without_any_network(tmp_path
         await host.start()
         async with world(tmp_path / "edge") as node:
             names = [f"p{i}" for i in range(20)]
-            node.begin(settings(host))
+            node.begin(on_containerd(host))
             for name in names:
                 await node.put(pod(name))
             await node.ready(*names, timeout_s=60)
@@ -393,7 +364,7 @@ async def test_all_pods_run_again_after_a_power_cut_without_any_network(tmp_path
                 return all(node.state(n)["restartCount"] == 1 and node.is_ready(n) for n in names)
 
             began_s = asyncio.get_running_loop().time()
-            node.begin(settings(host))
+            node.begin(on_containerd(host))
             await eventually(back, 60)
 
             assert asyncio.get_running_loop().time() - began_s < 8.0

@@ -26,6 +26,7 @@ from proto.kit.metrics import Metrics
 from proto.link import edge as link
 from proto.link.outbox import Outbox
 from proto.link.settings import LinkSettings
+from tests.kit.containerd import Host
 from tests.kit.images import BUSYBOX_REF
 from tests.kit.wait import eventually
 
@@ -67,6 +68,10 @@ def pod(name: str, *containers: Json, labels: Mapping[str, str] | None = None, u
             **spec,
         },
     }
+
+
+def on_containerd(host: Host, **more: Any) -> PodsSettings:
+    return PodsSettings(runtime="cri", cri_socket=str(host.socket), **more)
 
 
 class PodWorld:
