@@ -14,6 +14,7 @@ from edgecore.pods.seen import Ended, Seen
 from edgecore.pods.specs import Json
 from edgecore.pods.statuses import Looked
 from edgecore.pods.writer import Writer
+from kubeapi.durations import parse_time
 from proto.kit.clock import Clock, rfc3339
 
 MAX_MESSAGE_BYTES = 4096
@@ -22,12 +23,12 @@ NS = 1e9
 
 
 class Reporter:
-    """``host_ips`` and ``runtime`` (its name) may change while we run."""
+    """``host_ips`` and ``runtime`` (its name, "" until it is known) may change while we run."""
 
     def __init__(self, writer: Writer, events: PodEvents, clock: Clock, boot: str) -> None:
         self._writer, self._events, self._clock, self._boot = writer, events, clock, boot
         self.host_ips: Callable[[], tuple[str, ...]] = tuple
-        self.runtime = "unknown"
+        self.runtime = ""
 
     def recall(self, entry: Entry, pod: Json) -> None:
         """Take up a pod that an earlier process worked on: admitted pods stay admitted, ended ones stay ended."""
@@ -40,9 +41,16 @@ class Reporter:
         for one in statuses_in(status):
             memory.held(one["name"]).promised = one.get("resources") if one.get("containerID") else None
         memory.admitted = any(one.get("containerID") for one in statuses_in(status))
-        record = self._writer.records.get(entry.uid)
-        now_s = self._clock.now_s()
-        memory.active_since_s = now_s - (record.elapsed(self._boot, now_s) if record is not None else 0.0)
+        memory.active_since_s = self._clock.now_s() - self._ran_s(entry.uid, memory.start_time)
+
+    def _ran_s(self, uid: str, start_time: str) -> float:
+        """How long ago the pod began. Over a boot only the wall clock can tell; one that went back takes nothing away."""
+        record, now_s = self._writer.records.get(uid), self._clock.now_s()
+        known_s = record.elapsed(self._boot, now_s) if record is not None else 0.0
+        if record is not None and record.boot == self._boot:
+            return known_s
+        began = parse_time(start_time)
+        return known_s if began is None else max(known_s, (self._clock.wall() - began).total_seconds())
 
     def begin(self, entry: Entry) -> None:
         """The pod's time on this node begins."""
@@ -71,6 +79,8 @@ class Reporter:
         """Write the pod's status if it is another one now."""
         if entry.last is not None or not entry.memory.start_time:
             return
+        if seen.containers and not self.runtime:
+            return  # their ids carry its name: who learns the name wakes the pods
         now_s = self._clock.now_s()
         before = self._writer.status(entry.uid, entry.namespace, entry.name)
         now = rfc3339(self._clock.wall())

@@ -17,7 +17,7 @@ from edgecore.pods import admission, choice, probes, records, specs
 from edgecore.pods.events import PodEvents
 from edgecore.pods.facts import NodeFacts
 from edgecore.pods.lookups import StoreObjects
-from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused
+from edgecore.pods.runtime import ContainerRuntime, RuntimeAway, RuntimeRefused, Version
 from edgecore.pods.seen import ALIVE
 from edgecore.pods.settings import PodsSettings
 from edgecore.pods.specs import Json
@@ -355,7 +355,7 @@ class PodRoom:
             try:
                 if not known:
                     version = await self.runtime.version()
-                    self.reporter.runtime, self._version = version.name, f"{version.name}://{version.version}"
+                    self._name_runtime(version)
                     known = True
                     await choice.remember(self._db, name)
                 health = await self.runtime.health()
@@ -366,6 +366,14 @@ class PodRoom:
                 self._unhealthy = str(error)
             self._trouble()
             await self._clock.sleep(HEALTH_S if known and not self._unhealthy else 1.0)
+
+    def _name_runtime(self, version: Version) -> None:
+        """Statuses that name containers wait for this."""
+        first, self.reporter.runtime = not self.reporter.runtime, version.name
+        self._version = f"{version.name}://{version.version}"
+        if first and self.controller is not None:
+            for entry in list(self.controller.entries.values()):
+                self.controller.wake(entry)
 
     async def _watch_images(self) -> None:
         assert self.runtime is not None

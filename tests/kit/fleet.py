@@ -86,17 +86,23 @@ class Fleet:
             daemon.tail(lines) for daemon in (self.platform.cloud, *(e.process for e in self.platform.edges.values()))
         )
 
-    async def _open(self, names: tuple[str, ...], runtime: str, cloud_sets: tuple[str, ...]) -> None:
+    async def _open(
+        self, names: tuple[str, ...], runtime: str, cloud_sets: tuple[str, ...], edge_sets: tuple[str, ...]
+    ) -> None:
         self.platform = await self.stack.enter_async_context(Platform(self.folder, cloud_sets=cloud_sets))
         await self.platform.start_cloud()
         for at, name in enumerate(names):
             sets = {"runtime": runtime, "subnet": f"10.{88 + at}.0.0/16"}
             host = self.folder / f"host-{name}"
-            self.edges[name] = await self.stack.enter_async_context(gateway(self.platform, host, name, **sets))
+            self.edges[name] = await self.stack.enter_async_context(
+                gateway(self.platform, host, name, *edge_sets, **sets)
+            )
 
 
 @contextmanager
-def fleet(*names: str, runtime: str = "cri", cloud_sets: tuple[str, ...] = ()) -> Iterator[Fleet]:
+def fleet(
+    *names: str, runtime: str = "cri", cloud_sets: tuple[str, ...] = (), edge_sets: tuple[str, ...] = ()
+) -> Iterator[Fleet]:
     """Run a cloud and these gateways until the block ends."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="fleet")
@@ -105,7 +111,7 @@ def fleet(*names: str, runtime: str = "cri", cloud_sets: tuple[str, ...] = ()) -
         site = Fleet(Path(folder), loop)
         try:
             try:
-                site.call(site._open(names, runtime, cloud_sets))
+                site.call(site._open(names, runtime, cloud_sets, edge_sets))
             except AssertionError as error:
                 raise AssertionError(f"{error}\n{site.logs(40)}") from error
             yield site

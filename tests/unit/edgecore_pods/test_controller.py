@@ -166,6 +166,38 @@ async def test_a_wall_clock_that_jumps_moves_no_deadline_and_no_back_off(node: N
     assert node.world.status("job")["phase"] == "Running"
 
 
+async def test_ids_of_containers_wait_for_the_name_of_the_runtime_and_never_go_without(node: Node) -> None:
+    node.runtime.refuse["version"] = "still starting"
+    await node.again()
+    await node.world.put(pod("web"))
+    await eventually(node.running)
+    await node.pass_time(5)
+    early = node.world.status("web")
+    node.runtime.refuse.clear()
+    await node.pass_time(5)
+    await node.world.ready("web")
+
+    assert [one.get("containerID") for one in early.get("containerStatuses") or []] in ([], [None])
+    assert node.world.status("web")["containerStatuses"][0]["containerID"].startswith("memory://")
+
+
+async def test_a_day_forth_and_back_on_the_wall_clock_moves_no_probe(node: Node) -> None:
+    """POD-8."""
+    check = {"exec": {"command": ["true"]}, "periodSeconds": 10}
+    await node.world.put(pod("web", container(livenessProbe=check)))
+    await node.world.ready("web")
+    await node.pass_time(15)
+    counts = []
+    for days in (0, 1, -2, 1):
+        node.clock.jump_wall(timedelta(days=days))
+        node.runtime.calls.clear()
+        await node.pass_time(60)
+        counts.append(len(node.runtime.made("exec_sync")))
+
+    assert counts == [6, 6, 6, 6]
+    assert node.running() == {"main": 0}
+
+
 async def test_a_deadline_goes_on_over_a_restart_of_edgecore(node: Node) -> None:
     """POD-8."""
     await node.world.put(pod("job", activeDeadlineSeconds=100, restartPolicy="Never"))
@@ -180,6 +212,27 @@ async def test_a_deadline_goes_on_over_a_restart_of_edgecore(node: Node) -> None
 
     assert before == "Running"
     assert node.world.status("job")["reason"] == "DeadlineExceeded"
+
+
+@pytest.mark.parametrize(
+    ("off", "phase"),
+    [(timedelta(minutes=5), "Failed"), (timedelta(seconds=10), "Running"), (timedelta(days=-1), "Running")],
+)
+async def test_over_a_power_cut_a_deadline_counts_from_the_start_of_the_pod(
+    node: Node, off: timedelta, phase: str
+) -> None:
+    """POD-8."""
+    await node.world.put(pod("job", activeDeadlineSeconds=100, restartPolicy="OnFailure"))
+    await node.world.ready("job")
+    await node.pass_time(60)
+
+    node.runtime.power_cut()
+    node.world.boot_id = "boot-2"
+    node.clock.jump_wall(off)
+    await node.again()
+    await node.pass_time(10)
+
+    assert node.world.status("job")["phase"] == phase
 
 
 async def test_a_sandbox_that_is_refused_is_tried_again_with_growing_patience(node: Node) -> None:
