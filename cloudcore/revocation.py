@@ -119,6 +119,15 @@ def living_nodes(connection: Connection) -> list[str]:
     return sorted(set(connection.execute(good).scalars()) - out)
 
 
+def ended_before(connection: Connection, node: str, moment: datetime) -> bool:
+    """Whether the last certificate of ``node`` ended, or was revoked, before ``moment``; a node that never had one: no."""
+    mine = sa.select(_certificates.c.not_after_ms, _certificates.c.revoked_ms).where(_certificates.c.node == node)
+    ends = [min(not_after, revoked or not_after) for not_after, revoked in connection.execute(mine).all()]
+    out = connection.execute(sa.select(_revocations.c.revoked_ms).where(_revocations.c.node == node)).scalar()
+    ends += [out] if out is not None else []
+    return bool(ends) and max(ends) < _ms(moment)
+
+
 def revoked_serials(connection: Connection, now: datetime) -> list[tuple[str, datetime]]:
     """Return (serial, when) of each revoked certificate that has not ended by itself, by serial."""
     living = (_certificates.c.revoked_ms > 0) & (_certificates.c.not_after_ms > _ms(now))

@@ -19,7 +19,7 @@ from cloudcore.hub.scope import Changed, Scope
 from cloudcore.hub.sessions import Sessions
 from cloudcore.hub.status_writers import DeviceStatuses, NodeStatuses, PodStatuses
 from cloudcore.hub.upstream import Upstream
-from cloudcore.hub.write_outcomes import Outcomes
+from cloudcore.hub.write_outcomes import MIN_FORGET_DAYS, Outcomes
 from cloudcore.kube.cluster import Cluster
 from cloudcore.kube.resources import DEVICE_STATUS, NODE, POD
 from cloudcore.settings import Settings
@@ -68,7 +68,9 @@ class Hub:
         # Our own API's volume controller makes volumes; no other cluster knows how to.
         self.volumes = LocalPath(cluster, self._tell, provisions=not settings.embedded_api)
         self.groups, self.applications = NodeGroups(cluster), EdgeApplications(cluster, self._tell)
-        replay = Replay(cluster.client, self.scope, Outcomes(sql), self.send, self._tell, metrics=cluster.metrics)
+        self._outcomes = Outcomes(sql)
+        self._forget_days = max(MIN_FORGET_DAYS, settings.join.grace_days)
+        replay = Replay(cluster.client, self.scope, self._outcomes, self.send, self._tell, metrics=cluster.metrics)
         self.effects = Effects(
             history,
             cluster.client,
@@ -117,6 +119,7 @@ class Hub:
         supervisor.spawn(self.effects.run(), "effects")
         supervisor.spawn(self.effects.run_withheld(), "withheld-effects")
         supervisor.spawn(self.effects.run_stuck(), "stuck-effects")
+        supervisor.spawn(self._outcomes.run_forget(self.cluster.clock, self._forget_days), "write-outcomes")
         supervisor.spawn(self.volumes.run(), "local-path")
         supervisor.spawn(self.groups.run(), "node-groups")
         supervisor.spawn(self.applications.run(), "edge-applications")
