@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from edgecore.pods.process.wire import Connection, Gone
+from edgecore.pods.process.wire import Connection, Gone, lives
 from proto.kit.clock import Clock
 
 RELIST_S = 30.0  # for pods that another process of this node has begun
+DYING_S, LOOKS = 0.01, 200  # the kernel ends a process's connections before its locks, by which others see that it lives
 
 
 class Changes:
@@ -63,20 +64,30 @@ class Changes:
             self._tell(uid)
             return
         self._watched[folder.name] = connection
-        asyncio.get_running_loop().add_reader(connection, self._heard, folder.name, uid)
+        asyncio.get_running_loop().add_reader(connection, self._heard, folder, uid)
         with suppress(Gone):  # then its end is heard
             connection.send({"op": "watch"})
 
-    def _heard(self, name: str, uid: str) -> None:
+    def _heard(self, folder: Path, uid: str) -> None:
         try:
-            message, _ = self._watched[name].receive_now()
+            message, _ = self._watched[folder.name].receive_now()
         except BlockingIOError:
             return
         if message is None:
-            self._release(name)
-            self._dead.add(name)
-        if message is None or "ended" in message:
+            self._release(folder.name)
+            self._dead.add(folder.name)
+            self._tell_of_death(folder, uid, LOOKS)
+        elif "ended" in message:
             self._tell(uid)
+
+    def _tell_of_death(self, folder: Path, uid: str, looks: int) -> None:
+        """Tell once whoever asks then is told the same: a reader that comes too early would not come again."""
+        if looks and lives(folder):
+            asyncio.get_running_loop().call_later(DYING_S, self._tell_of_death, folder, uid, looks - 1)
+            return
+        if not looks:
+            self._dead.discard(folder.name)  # it lives, without our connection: followed again with the next list
+        self._tell(uid)
 
     def _tell(self, uid: str) -> None:
         self._changed[uid] = None

@@ -123,7 +123,7 @@ class CallPromises:
 
         await channels.close()
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await reading is None
 
     async def test_a_command_that_reads_nothing_still_tells_its_code(self, world: World) -> None:

@@ -113,7 +113,7 @@ class LifePromises:
     async def test_without_grace_a_container_is_killed_at_once(self, world: World) -> None:
         container_id = await world.run("sh", "-c", STUBBORN)
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await world.runtime.stop_container(container_id, 0)
 
         assert (await world.ended(container_id)).exit_code == 137
@@ -201,7 +201,7 @@ class LifePromises:
         container_id = await world.run("sh", "-c", "while [ ! -e /tmp/end ]; do sleep 0.05; done", pod=config)
 
         await world.says(container_id, "touch", "/tmp/end")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await heard != config.uid:
                 heard = asyncio.ensure_future(anext(changes))
 
@@ -215,7 +215,7 @@ class LifePromises:
         heard = asyncio.ensure_future(anext(changes))
         await world.says(container_id, "touch", "/tmp/end")
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await heard != config.uid:
                 heard = asyncio.ensure_future(anext(changes))
 

@@ -88,7 +88,7 @@ class TestCri(RuntimeConformance, NetworkPromises, PullPromises, DaemonPromises)
             for pid in (folder / "cgroup.procs").read_text().split():
                 with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await heard != pod.uid:
                 heard = asyncio.ensure_future(anext(changes))
 

@@ -109,7 +109,7 @@ async def test_events_are_used_where_the_runtime_has_them(runtime: CriRuntime) -
         event = pb.ContainerEventResponse(container_id="container", container_event_type=pb.CONTAINER_STOPPED_EVENT)
         server.events.put_nowait(event)
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await heard == UID
         assert server.calls["ContainerStatus"] == 0
 
@@ -134,7 +134,7 @@ async def test_what_began_by_our_own_call_is_no_change(runtime: CriRuntime) -> N
                 pb.ContainerEventResponse(container_id="c", container_event_type=kind, pod_sandbox_status=status)
             )
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await heard == "b"
 
 
@@ -161,7 +161,7 @@ async def test_processes_out_of_sight_are_looked_for_more_often(
         assert server.calls["ContainerStatus"] == 2  # for its process, and whether it runs; not again at each look
         pods.state = pb.CONTAINER_EXITED
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await heard == UID
 
 

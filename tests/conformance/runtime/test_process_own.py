@@ -84,7 +84,7 @@ async def test_a_killed_supervisor_takes_its_pod_along_and_that_is_told(host: Ho
 
     os.kill(supervisor(host, sandbox_id), signal.SIGKILL)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await heard == pod.uid
     ended = await world.runtime.container_status(container_id)
     assert (ended.state, ended.exit_code, ended.reason) == (State.EXITED, 137, "Error")
