@@ -16,7 +16,7 @@ from cloudcore import backup, broker, crds, data_dir, gauges, kubeconfig, status
 from cloudcore.broker_access import CLOUD_USER, BrokerAccess
 from cloudcore.certs import Authority, Pair
 from cloudcore.embedded_api import EmbeddedApi
-from cloudcore.history import History
+from cloudcore.history import Backlog, History
 from cloudcore.hub.hub import Hub
 from cloudcore.join import JoinServer, JoinSettings
 from cloudcore.kube import config
@@ -116,7 +116,8 @@ class App:
         await self._install_crds(client)
         informers = InformerSettings(idle_timeout_s=settings.api.idle_timeout_s)
         cluster = Cluster(client, clock=self.clock, rng=self.rng, metrics=self.metrics, settings=informers)
-        history = History(self.sql, clock=self.clock, metrics=self.metrics)
+        backlog = Backlog(settings.nodes.backlog_rows, settings.nodes.backlog_bytes)
+        history = History(self.sql, clock=self.clock, metrics=self.metrics, backlog=backlog)
         self.hub = Hub(cluster, self.sql, history, settings, self._changed)
         await self.hub.start(self.supervisor)
         self.supervisor.spawn(history.run_retention(settings.history.keep_days), "retention")

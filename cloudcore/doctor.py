@@ -195,6 +195,11 @@ def check_links(patient: Patient) -> list[Check]:
     if waiting > WAITING_WARNING:
         text = f"{waiting} writes wait for the API server"
         out.append(Check("backlog", "Warning", text, f"cloudcore status {patient.flag}"))
+    out += [
+        Check(f"backlog {node}", "Warning", found["backlogged"], f"kubectl describe node {node}")
+        for node, found in live["nodes"].items()
+        if found.get("backlogged")
+    ]
     away = [node for node, found in live["nodes"].items() if not found["connected"]]
     if away:
         shown = ", ".join(away[:5]) + (f" and {len(away) - 5} more" if len(away) > 5 else "")

@@ -16,7 +16,7 @@ from proto import gap
 from proto.frames import GAP
 from proto.kit import canonical
 from proto.kit.clock import Clock, wall_ms
-from proto.kit.errors import MalformedMessage
+from proto.kit.errors import MalformedMessage, Retryable
 from proto.kit.log import Logger
 from proto.kit.metrics import Metrics
 from proto.link.replica import MessageRow
@@ -49,6 +49,20 @@ PG_INSERT = (
 MayReport = Callable[[str, str, str, str], bool]  # (node, namespace, device, uid)
 
 
+class Backlogged(Retryable):
+    """As much of one node waits to be carried out as may: it shall keep what comes next, and send it again."""
+
+    code = "Backlogged"
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much of one node may wait to be carried out. What one window of the link holds may come on top of it."""
+
+    rows: int = 20_000
+    bytes: int = 64 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """Which reports: of one device, perhaps one property, not older than ``since_ms``; newest ``limit`` of them."""
@@ -63,10 +77,13 @@ class Query:
 class History:
     """The SQL half of the message lane. ``may_report`` says whose devices a node may report about."""
 
-    def __init__(self, sql: Sql, *, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, sql: Sql, *, clock: Clock, metrics: Metrics, backlog: Backlog | None = None) -> None:
         self.may_report: MayReport = lambda _node, _namespace, _name, _uid: True
         self._sql = sql
         self._clock = clock
+        self._backlog = backlog or Backlog()
+        self._at_most: dict[str, tuple[int, int]] = {}  # node -> rows and bytes that wait, or more; the writer's alone
+        self._full: set[str] = set()  # nodes that must come down to half of it first: no going to and fro; the writer's
         self._reports = metrics.counter("skerry_cloud_history_reports_total", "Device reports stored")
         self._skipped = metrics.counter(
             "skerry_cloud_history_repeated_total", "Messages received again and skipped: they were stored before"
@@ -80,9 +97,13 @@ class History:
             "skerry_cloud_history_foreign_total", "Reports about devices that the reporting node never had; dropped"
         )
         self._gaps = metrics.counter("skerry_cloud_history_gaps_total", "Gaps declared by edges")
+        self._deferred = metrics.counter(
+            "skerry_cloud_messages_deferred_total",
+            "Batches that were not taken because too much of their node waits to be carried out; the node sends them again",
+        )
 
     async def apply(self, node: str, incarnation: str, rows: Sequence[MessageRow]) -> list[MessageRow]:
-        """Store ``rows`` and the mark; returns the rows that were new. Durable on return. Raises SqlUnavailable."""
+        """Store ``rows`` and the mark; returns the rows that were new. Durable on return. Raises Backlogged, SqlUnavailable."""
         reports = self._reports_of(node, incarnation, rows)
         last = max((row.seq for row in rows), default=0)
         now_ms = wall_ms(self._clock)
@@ -91,8 +112,10 @@ class History:
             mark = get_mark(conn, node, incarnation)
             if last <= mark:
                 return mark
+            fresh = gaps_clipped(rows, mark)
+            self._take(conn, node, [len(row.body) for row in fresh if row.kind in EFFECTS])
             insert_reports(conn, reports if mark < rows[0].seq else [r for r in reports if r[2] > mark])
-            for row in gaps_clipped(rows, mark):
+            for row in fresh:
                 if row.kind == GAP:
                     _insert_gap(conn, node, incarnation, row, now_ms)
                 elif row.kind in EFFECTS:
@@ -100,12 +123,43 @@ class History:
             put_mark(conn, node, incarnation, last)
             return mark
 
-        mark = await self._sql.tx(work)
+        try:
+            mark = await self._sql.tx(work)
+        except Backlogged:
+            self._deferred.inc()
+            raise
         new = [row for row in rows if row.seq > mark]
         self._skipped.inc(by=len(rows) - len(new))
         self._reports.inc(by=sum(1 for row in new if row.kind == "history"))
         self._gaps.inc(by=sum(1 for row in new if row.kind == GAP))
         return new
+
+    def _take(self, conn: Connection, node: str, sizes: Sequence[int]) -> None:
+        """Count what is to be carried out; the table is looked at only when it may be full. Raises Backlogged.
+
+        A batch is taken as a whole or not at all: its rows, and all that come after it, stay in order at the node.
+        """
+        if not sizes:
+            return
+        held = self._at_most.get(node)
+        if held is None or not self._has_room(node, held):
+            query = select(func.count(), func.sum(func.length(_effect.c.body))).where(_effect.c.node == node)
+            rows, size = conn.execute(query).one()
+            held = int(rows), int(size or 0)
+        if self._has_room(node, held):
+            self._full.discard(node)
+            self._at_most[node] = held[0] + len(sizes), held[1] + sum(sizes)
+            return
+        self._at_most[node] = held
+        self._full.add(node)
+        raise Backlogged(
+            f"{held[0]} messages ({held[1]} bytes) of node {node} wait to be carried out in the API;"
+            f" {self._backlog.rows} ({self._backlog.bytes} bytes) may: the node keeps and repeats what comes next"
+        )
+
+    def _has_room(self, node: str, held: tuple[int, int]) -> bool:
+        share = 2 if node in self._full else 1
+        return held[0] * share < self._backlog.rows and held[1] * share < self._backlog.bytes
 
     def _reports_of(self, node: str, incarnation: str, rows: Sequence[MessageRow]) -> list[tuple[Any, ...]]:
         """Return the SQL rows of the reports in ``rows``, one per property value."""

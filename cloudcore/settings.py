@@ -129,7 +129,7 @@ class Kubelet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How soon silence is shown."""
+    """How soon silence is shown, and how much of one node may wait here."""
 
     away_after_s: Annotated[
         float, Meta(ge=0, description="seconds without a session until devices are Stale and the Node is NotReady")
@@ -144,6 +144,15 @@ class Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="seconds between renewals of a connected node's Lease; 0: only at the edge's message each minute"
         ),
     ] = 0.0
+    # Half of it is more than what may wait for a right: waiting for that alone must not stop a node.
+    backlog_rows: Annotated[
+        int,
+        Meta(
+            ge=5_000,
+            description="messages of one node that may wait to be carried out in the API; then it keeps the next ones until half are done",
+        ),
+    ] = 20_000
+    backlog_bytes: Annotated[int, Meta(ge=8 << 20, description="bytes of those messages")] = 64 << 20
 
 
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -47,6 +47,7 @@ def of(app: "App") -> dict[str, Any]:
                 "last_seen_s": round(now_s - info.last_seen_s, 1),
                 "devices": len(hub.scope.devices(node)),
                 "pods": len(hub.scope.pods(node)),
+                "backlogged": hub.replica.backlogged.get(node, ""),
             }
             for node, info in sorted(links.items())
         },

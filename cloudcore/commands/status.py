@@ -38,6 +38,8 @@ def render(found: dict[str, Any]) -> str:
     nodes = [(name, *_node(n)) for name, n in found["nodes"].items()]
     head = ("NODE", "LINK", "FOR", "EPOCH", "DEVICES", "PODS")
     lines.append(as_table(head, nodes) if nodes else "no node has connected yet")
+    held = [f"not taken now: {n['backlogged']}" for n in found["nodes"].values() if n.get("backlogged")]
+    lines += ["", *held] if held else []
     waiting = {what: count for what, count in found["waiting"].items() if count}
     if waiting:
         lines += ["", "waiting: " + ", ".join(f"{count} {what}" for what, count in waiting.items())]
