@@ -48,6 +48,7 @@ class Connection:
         self.quick_s = quick_s
         self._missing: set[str] = set()
         self._channel: Channel | None = None
+        self._hung = 0  # how often a connection was given up since nothing came; it takes other calls with it
 
     async def call(self, name: str, request: Message, answer: type[Answer], deadline_s: float = 0) -> Answer:
         """Return the answer of a RuntimeService call. Raises RuntimeAway, RuntimeRefused, NoSuch, Unimplemented, TooLong."""
@@ -110,7 +111,8 @@ class Connection:
 
     @contextmanager
     def _translated(self, path: str, *, quick: bool) -> Iterator[None]:
-        name = path.rpartition("/")[2]
+        name, hung = path.rpartition("/")[2], self._hung
+        silent = f"the container runtime does not answer {name} at {self.socket}"
         try:
             yield
         except GRPCError as error:
@@ -119,9 +121,12 @@ class Connection:
             raise _refusal(name, error) from error
         except TimeoutError as error:
             if quick:
+                self._hung += 1
                 self._drop()
-            raise RuntimeAway(f"the container runtime does not answer {name} at {self.socket}") from error
+            raise RuntimeAway(silent) from error
         except (OSError, StreamTerminatedError, ProtocolError) as error:
+            if self._hung != hung:
+                raise RuntimeAway(silent) from error
             raise RuntimeAway(f"no container runtime at {self.socket}: {error}") from error
 
 
