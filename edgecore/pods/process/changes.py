@@ -9,7 +9,7 @@ from edgecore.pods.process.wire import Connection, Gone, lives
 from proto.kit.clock import Clock
 
 RELIST_S = 30.0  # for pods that another process of this node has begun
-DYING_S, LOOKS = 0.01, 200  # the kernel ends a process's connections before its locks, by which others see that it lives
+DYING_S, LOOKS = 0.01, 200  # the kernel ends connections of a process before its locks, by which it is seen to live
 
 
 class Changes:
