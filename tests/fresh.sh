@@ -33,6 +33,8 @@ for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d /e
   /etc/apt/auth.conf.d /etc/pip.conf /etc/xdg/pip /etc/npmrc /usr/local/etc/npmrc "$HOME/.npmrc" "$HOME/.config/pip" "$HOME/.pip" /etc/ssl/certs \
   /usr/local/share/ca-certificates /etc/resolv.conf /etc/hosts; do copy "$path"; done
 
+mount --bind "$root" "$root"  # as on a machine, "/" is a mount: namespaces for containers are made from it
+mounts+=("$root")
 for kind in proc sys dev run/netns; do  # with what is mounted below them: containers need the cgroups
   mkdir -p "/$kind" "$root/$kind"
   mount --rbind "/$kind" "$root/$kind"
