@@ -17,6 +17,7 @@ from proto.kit.clock import Clock
 
 Json = dict[str, Any]
 FIRST_S, LONGEST_S = 10.0, 300.0  # between pulls that fail, as kubelet
+LOOK_S = 10.0  # how often an image that cannot be pulled is looked for on this node: somebody may bring it in a file
 FORGET_AFTER = 2.0  # of the longest delay: then a failure is history
 PATIENCE_S = 3.0  # for an answer about an image that is here, while the network seems down
 SILENT_S = 60.0  # how long a registry that did not answer is not asked again about images that are here
@@ -49,6 +50,8 @@ class _Failed:
     delay_s: float
     until_s: float
     why: str
+    answered: bool  # the registry said no, in contrast to nothing at all
+    told: bool = False  # of this delay
 
 
 class Images:
@@ -94,7 +97,11 @@ class Images:
         if policy == "Never":
             raise Unready("ErrImageNeverPull", f'Container image "{text}" is not present with pull policy of Never')
         key = (str(pod["metadata"].get("uid", "")), str(reference))
-        self._refuse_early(key, pod, container, text)
+        failed = self._in_back_off(key)
+        if failed is not None:
+            if here is not None and not failed.answered:
+                return self._unchecked(pod, container, reference, here)
+            raise self._early(failed, pod, container, text)
         return await self._pull(pod, container, reference, here, key)
 
     def forget(self, uid: str) -> None:
@@ -129,10 +136,7 @@ class Images:
         except (RuntimeRefused, TimeoutError) as error:
             why = str(error) or "no answer"
             if here is not None and not answered(why):
-                self._silent[reference.registry] = self._clock.now_s() + SILENT_S
-                said = f'Registry {reference.registry} does not answer: running image "{text}" as it is on this node'
-                self._say(pod, "Warning", "ImageNotChecked", said, container=name)
-                return here
+                return self._unchecked(pod, container, reference, here)
             raise self._fail(key, pod, container, reference, why) from error
         self._failed.pop(key, None)
         self._silent.pop(reference.registry, None)
@@ -141,6 +145,14 @@ class Images:
         said = f'Successfully pulled image "{text}" in {took_s:.3g}s. Image size: {found.size_bytes} bytes.'
         self._say(pod, "Normal", "Pulled", said, container=name)
         return found
+
+    def _unchecked(self, pod: Json, container: Json, reference: Reference, here: Image) -> Image:
+        self._silent[reference.registry] = self._clock.now_s() + SILENT_S
+        said = (
+            f'Registry {reference.registry} does not answer: running image "{container["image"]}" as it is on this node'
+        )
+        self._say(pod, "Warning", "ImageNotChecked", said, container=container["name"])
+        return here
 
     async def _shared(self, reference: Reference, auths: tuple[Auth, ...]) -> str:
         """Pull once for all who ask for the same with the same credentials meanwhile."""
@@ -182,25 +194,31 @@ class Images:
     def _is_silent(self, reference: Reference) -> bool:
         return self._clock.now_s() < self._silent.get(reference.registry, 0.0)
 
-    def _refuse_early(self, key: tuple[str, str], pod: Json, container: Json, text: str) -> None:
+    def _in_back_off(self, key: tuple[str, str]) -> _Failed | None:
         failed = self._failed.get(key)
-        if failed is None:
-            return
-        left_s = failed.until_s - self._clock.now_s()
-        if left_s > 0:
-            self._say(pod, "Normal", "BackOff", f'Back-off pulling image "{text}"', container=container["name"])
-            raise Unready("ImagePullBackOff", f'Back-off pulling image "{text}": {failed.why}', retry_after_s=left_s)
-        if left_s < -LONGEST_S * FORGET_AFTER:
+        if failed is None or failed.until_s > self._clock.now_s():
+            return failed
+        if failed.until_s + LONGEST_S * FORGET_AFTER < self._clock.now_s():
             del self._failed[key]
+        return None
+
+    def _early(self, failed: _Failed, pod: Json, container: Json, text: str) -> Unready:
+        """Return why the image is not pulled again yet; told once in each delay, looked for more often."""
+        if not failed.told:
+            failed.told = True
+            self._say(pod, "Normal", "BackOff", f'Back-off pulling image "{text}"', container=container["name"])
+        left_s = min(failed.until_s - self._clock.now_s(), LOOK_S)
+        return Unready("ImagePullBackOff", f'Back-off pulling image "{text}": {failed.why}', retry_after_s=left_s)
 
     def _fail(self, key: tuple[str, str], pod: Json, container: Json, reference: Reference, why: str) -> Unready:
         failed, now_s = self._failed.get(key), self._clock.now_s()
         delay_s = FIRST_S if failed is None else min(failed.delay_s * 2, LONGEST_S)
         text = container["image"]
+        has_answered = answered(why)
         why = explained(why, text, reference.registry)
-        self._failed[key] = _Failed(delay_s, now_s + delay_s, f"ErrImagePull: {why}")
+        self._failed[key] = _Failed(delay_s, now_s + delay_s, f"ErrImagePull: {why}", has_answered)
         self._say(pod, "Warning", "Failed", f'Failed to pull image "{text}": {why}', container=container["name"])
-        return Unready("ErrImagePull", why, retry_after_s=delay_s)
+        return Unready("ErrImagePull", why, retry_after_s=min(delay_s, LOOK_S))
 
 
 def policy_of(container: Json, reference: Reference) -> str:

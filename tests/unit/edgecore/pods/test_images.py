@@ -1,6 +1,7 @@
 """Pull policies, back-off and a registry that is away (IMG-1, IMG-2, IMG-3, IMG-4)."""
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -71,18 +72,45 @@ async def test_a_name_that_is_none_is_said() -> None:
 
 async def test_failures_back_off_from_ten_seconds_to_five_minutes() -> None:
     room = Room(there=False)
-    waits = []
-    for _ in range(7):
+    pulled_at: list[float] = []
+    began_s, looks = room.clock.now_s(), 0
+    while len(pulled_at) < 7:
         error = await room.refused()
-        assert error.reason == "ErrImagePull"
-        waits.append(error.retry_after_s)
-        early = await room.refused()
-        assert early.reason == "ImagePullBackOff"
-        assert "ErrImagePull: not found" in str(early)
-        room.clock.advance(error.retry_after_s or 0)
+        looks += 1
+        if error.reason == "ErrImagePull":
+            pulled_at.append(room.clock.now_s() - began_s)
+        else:
+            assert (error.reason, "ErrImagePull: not found" in str(error)) == ("ImagePullBackOff", True)
+        assert error.retry_after_s is not None
+        assert 0 < error.retry_after_s <= 10  # somebody may bring the image in a file
+        room.clock.advance(error.retry_after_s)
 
-    assert waits == [10, 20, 40, 80, 160, 300, 300]
+    assert [b - a for a, b in pairwise(pulled_at)] == [10, 20, 40, 80, 160, 300]
     assert len(room.store.pulls) == 7
+    assert looks == 7 + 55
+    assert room.said.reasons.count("BackOff") == 5  # once in each delay that had a look in it
+
+
+async def test_an_image_that_comes_in_a_file_ends_the_wait_for_a_registry_that_is_silent() -> None:
+    room = Room(there=False)
+    room.store.refusal = AWAY
+    waiting = {policy: (await room.refused(policy)).reason for policy in ("IfNotPresent", "Always")}
+
+    room.store.here[REF] = IMAGE
+
+    assert waiting == {"IfNotPresent": "ErrImagePull", "Always": "ImagePullBackOff"}
+    assert [await room.ensure("IfNotPresent"), await room.ensure("Always")] == [IMAGE, IMAGE]
+    assert len(room.store.pulls) == 1
+
+
+async def test_an_image_that_comes_in_a_file_does_not_overrule_a_registry_that_said_no() -> None:
+    room = Room(there=False)
+    room.store.refusal = RuntimeRefused("pull access denied, repository does not exist")
+    await room.refused("Always")
+
+    room.store.here[REF] = IMAGE
+
+    assert (await room.refused("Always")).reason == "ImagePullBackOff"
 
 
 async def test_a_success_ends_the_back_off() -> None:
