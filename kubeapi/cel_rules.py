@@ -58,6 +58,7 @@ _TOKEN = re.compile(
     r"""[rRbB]*(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|\.\s*(\w+)\s*\(|[()]""", re.DOTALL
 )
 _DURATION = re.compile(r"(?P<sign>-?)(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
+_LIBRARY = re.compile(r"(?<![\w.])((?:sets|math|optional|base64|lists)\.\w+)\(")
 log = Logger("cel")
 
 
@@ -96,6 +97,8 @@ class Compiled:
         strange = [name for name in refers["functions"] if name.isidentifier() and name not in known]
         if strange:
             raise Unknown(f"function {strange[0]}")
+        if found := _LIBRARY.search(text):  # its functions may bear names that are known, such as `contains`
+            raise Unknown(f"function {found[1]}")
         if self.depth > MAX_NESTING:
             raise BadRule(f"macros may be nested {MAX_NESTING} deep")
         self.names = frozenset(refers["variables"])

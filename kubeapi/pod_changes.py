@@ -4,7 +4,7 @@ from typing import Any
 
 from kubeapi.causes import Causes, bad, forbid
 from kubeapi.errors import Cause
-from kubeapi.pod_defaults import spec_defaults
+from kubeapi.pod_defaults import qos_class, spec_defaults
 
 Json = dict[str, Any]
 ONLY = (
@@ -22,11 +22,7 @@ def pod_changes(old: Json, new: Json, subresource: str = "") -> Causes:
     if subresource == "ephemeralcontainers":
         return _ephemeral_changes(before, after)
     if subresource == "resize":
-        return (
-            []
-            if _without_resources(before) == _without_resources(after)
-            else [forbid("spec", "only cpu and memory resources are mutable")]
-        )
+        return _resource_changes(before, after)
     out: Causes = []
     out += _gate_changes(before, after)
     out += _toleration_changes(before, after)
@@ -38,9 +34,9 @@ def pod_changes(old: Json, new: Json, subresource: str = "") -> Causes:
             else "must not update from a positive integer to nil value"
         )
         out.append(bad("spec.activeDeadlineSeconds", wanted, text))
-    if not out and _fixed(before, gated=bool(before.get("schedulingGates"))) != _fixed(
-        after, gated=bool(before.get("schedulingGates"))
-    ):
+    gated = bool(before.get("schedulingGates"))
+    changed = _fixed(before, gated=gated) != _fixed(after, gated=gated) or not _same_grace(before, after)
+    if not out and changed:
         out.append(Cause("FieldValueForbidden", "spec", f"Forbidden: {ONLY}"))
     return out
 
@@ -56,10 +52,32 @@ def _fixed(spec: Json, *, gated: bool) -> Json:
     return out
 
 
-def _without_resources(spec: Json) -> Json:
+def _same_grace(before: Json, after: Json) -> bool:
+    held, wanted = (spec.get("terminationGracePeriodSeconds") for spec in (before, after))
+    return held == wanted or (wanted == 1 and held is not None and held < 0)
+
+
+def _resource_changes(before: Json, after: Json) -> Causes:
+    """Return what the door for resources lets nobody change."""
+    if _beside_cpu_and_memory(before) != _beside_cpu_and_memory(after):
+        return [forbid("spec", "only cpu and memory resources are mutable")]
+    held, wanted = qos_class(before), qos_class(after)
+    if held != wanted:
+        return [bad("spec", wanted, f"Pod QOS Class may not change as a result of resizing: it is {held}")]
+    return []
+
+
+def _beside_cpu_and_memory(spec: Json) -> Json:
     out = dict(spec)
     for key in ("containers", "initContainers"):
-        out[key] = [{k: v for k, v in c.items() if k not in ("resources", "resizePolicy")} for c in spec.get(key) or ()]
+        out[key] = []
+        for container in spec.get(key) or ():
+            kept = {k: v for k, v in container.items() if k not in ("resources", "resizePolicy")}
+            resources = container.get("resources") or {}
+            for kind in ("requests", "limits"):
+                sizes = resources.get(kind) or {}
+                kept[kind] = {name: size for name, size in sizes.items() if name not in ("cpu", "memory")}
+            out[key].append(kept)
     return out
 
 

@@ -212,7 +212,13 @@ async def test_a_definition_with_a_rule_that_is_none_is_refused_where_it_stands(
 
 
 @pytest.mark.parametrize(
-    "text", ["self.?low.orValue(1) == 1", "self.name.find('a') == 'a'", "'%s'.format(['a']) == 'a'"]
+    "text",
+    [
+        "self.?low.orValue(1) == 1",
+        "self.name.find('a') == 'a'",
+        "'%s'.format(['a']) == 'a'",
+        "sets.contains([self.low], [1])",
+    ],
 )
 async def test_a_rule_that_only_another_server_knows_is_kept_and_the_person_is_told(api: Api, text: str) -> None:
     opts = WriteOptions()

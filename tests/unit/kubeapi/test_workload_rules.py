@@ -152,7 +152,8 @@ async def test_what_may_not_change_is_named(
 
 
 async def test_what_of_a_pod_may_change_can(cluster: Cluster) -> None:
-    await cluster.api.create(POD, pod_body("x", nodeName="n"))
+    small = container(resources={"requests": {"cpu": "500m"}})
+    await cluster.api.create(POD, pod_body("x", nodeName="n", **small))
     await cluster.api.patch(POD, "x", {"spec": {"containers": [{"name": "c", "image": "app:2"}]}}, "strategic")
     held = (await cluster.api.patch(POD, "x", {"spec": {"activeDeadlineSeconds": 60}}))["spec"]
     more = [*held["tolerations"], {"key": "a", "operator": "Exists"}]
@@ -161,6 +162,31 @@ async def test_what_of_a_pod_may_change_can(cluster: Cluster) -> None:
     resized = {"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}}
     changed = await cluster.api.patch(POD, "x", resized, "strategic", "resize")
     assert changed["spec"]["containers"][0]["resources"] == {"requests": {"cpu": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ({"limits": {"cpu": "500m", "memory": "1Gi"}}, "QOS Class may not change"),
+        ({"requests": {"ephemeral-storage": "1Gi"}}, "only cpu and memory resources are mutable"),
+    ],
+)
+async def test_a_resize_keeps_the_class_of_the_pod_and_every_other_resource(
+    cluster: Cluster, resources: Json, words: str
+) -> None:
+    small = container(resources={"requests": {"cpu": "500m", "memory": "1Gi"}})
+    await cluster.api.create(POD, pod_body("x", nodeName="n", **small))
+    resized = {"spec": {"containers": [{"name": "c", "resources": resources}]}}
+
+    with pytest.raises(ApiError, match=words):
+        await cluster.api.patch(POD, "x", resized, "strategic", "resize")
+
+
+async def test_a_grace_period_is_not_changed_by_an_update(cluster: Cluster) -> None:
+    await cluster.api.create(POD, pod_body("x", nodeName="n", terminationGracePeriodSeconds=30))
+
+    with pytest.raises(ApiError, match="pod updates may not change fields other than"):
+        await cluster.api.patch(POD, "x", {"spec": {"terminationGracePeriodSeconds": 5}})
 
 
 async def test_a_pod_is_completed_as_an_api_server_does(cluster: Cluster) -> None:
