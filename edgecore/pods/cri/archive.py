@@ -1,10 +1,13 @@
 """Images without a registry: an OCI layout or docker-save archive into the runtime's store.
 
-CRI has no call for it. containerd has one that its own client ``ctr`` speaks; CRI-O has none at all.
+CRI has no call for it. containerd has one that its own client ``ctr`` speaks; CRI-O has none at all. What is damaged leaves no
+image behind: contents are compared with their names first, since ``ctr`` names an image before it unpacks it.
 """
 
 import asyncio
 import gzip
+import hashlib
+import re
 import shutil
 import tarfile
 import zlib
@@ -24,6 +27,7 @@ MAX_OUTPUT_BYTES = 500
 PIECE_BYTES = 1 << 20
 NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 BAD_ARCHIVE = "InvalidArchive"
+BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 
 
 class Runtime(Protocol):
@@ -31,6 +35,7 @@ class Runtime(Protocol):
 
     async def version(self) -> Version: ...
     async def image(self, reference: str) -> Image | None: ...
+    async def remove_image(self, image_id: str) -> None: ...
 
 
 async def import_archive(runtime: Runtime, socket: Path, archive: Path) -> list[str]:
@@ -50,11 +55,24 @@ async def import_archive(runtime: Runtime, socket: Path, archive: Path) -> list[
             f"ctr -a {socket} -n {NAMESPACE} images import {archive}",
             "NotSupported",
         )
-    await _run([*program, "-a", str(socket), "-n", NAMESPACE, "images", "import", "-"], archive)
+    new = [reference for reference in references if await runtime.image(reference) is None]
+    try:
+        await _run([*program, "-a", str(socket), "-n", NAMESPACE, "images", "import", "-"], archive)
+    except RuntimeRefused:
+        await _take_back(runtime, new)
+        raise
     missing = [reference for reference in references if await runtime.image(reference) is None]
     if missing:
         raise RuntimeRefused(f"after the import the runtime still does not have {', '.join(missing)}", BAD_ARCHIVE)
     return references
+
+
+async def _take_back(runtime: Runtime, references: list[str]) -> None:
+    """Remove the images that an import has named and not unpacked, unless one of them goes by an older name, too."""
+    for reference in references:
+        found = await runtime.image(reference)
+        if found is not None and set(found.tags) <= set(references):
+            await runtime.remove_image(found.id)
 
 
 def references_in(archive: Path) -> list[str]:
@@ -82,6 +100,8 @@ def _read_indexes(archive: Path) -> dict[str, Any]:
             if count > MAX_MEMBERS:
                 raise ValueError(f"more than {MAX_MEMBERS} files")
             name = member.name.removeprefix("./")
+            if (blob := BLOB.fullmatch(name)) is not None and member.isfile():
+                _check(tar, member, blob[1], archive)
             if name not in {"index.json", "manifest.json"} or not member.isfile():
                 continue
             if member.size > MAX_INDEX_BYTES:
@@ -90,6 +110,15 @@ def _read_indexes(archive: Path) -> dict[str, Any]:
             assert source is not None
             indexes[name] = msgspec.json.decode(source.read(MAX_INDEX_BYTES))
     return indexes
+
+
+def _check(tar: tarfile.TarFile, member: tarfile.TarInfo, digest: str, archive: Path) -> None:
+    source = tar.extractfile(member)
+    assert source is not None
+    if hashlib.file_digest(source, "sha256").hexdigest() != digest:  # type: ignore[arg-type]
+        raise RuntimeRefused(
+            f"{archive} is damaged: {member.name} is not what its name says; copy it again", BAD_ARCHIVE
+        )
 
 
 def _oci_names(index: Any) -> list[str]:
@@ -133,7 +162,8 @@ async def _run(argv: list[str], archive: Path) -> None:
             process.kill()
             await process.wait()
     if process.returncode:
-        raise RuntimeRefused(f"containerd refuses the archive: {said.result()}", BAD_ARCHIVE)
+        last = said.result().splitlines()[-1:] or [f"ctr ended with {process.returncode}"]
+        raise RuntimeRefused(f"containerd refuses {archive}: {last[0].removeprefix('ctr: ')}", BAD_ARCHIVE)
 
 
 async def _feed(process: asyncio.subprocess.Process, source: Any) -> None:

@@ -1,6 +1,7 @@
 """Promises about images: listed, imported, removed; and pulled, by runtimes that pull."""
 
 import gzip
+import hashlib
 import tarfile
 from pathlib import Path
 
@@ -88,6 +89,23 @@ class ImagePromises:
         assert str(archive) in str(refusal.value) or "archive" in str(refusal.value)
         assert refusal.value.reason == "InvalidArchive"
 
+    @pytest.mark.parametrize("kind", ["changed", "incomplete"])
+    async def test_of_a_damaged_archive_nothing_is_left_and_the_whole_one_is_taken(
+        self, world: World, kind: str
+    ) -> None:
+        only_here = images.layer([images.Entry("only", content=b"only here " + kind.encode() * 20_000)])
+        one = images.image(f"localhost/skerry/damaged-{kind}:1", [only_here], {"Labels": {"kind": kind}})
+        whole = images.write_archive(world.folder / "whole.tar", one)
+        damaged = self.damaged(world.folder / "damaged.tar", whole, kind, only_here)
+
+        with pytest.raises(RuntimeRefused) as refusal:
+            await world.runtime.import_archive(damaged)
+
+        said = str(refusal.value)
+        assert (refusal.value.reason, str(damaged) in said, "\n" in said) == ("InvalidArchive", True, False), said
+        assert await world.runtime.image(one.reference) is None
+        assert await world.runtime.import_archive(whole) == [one.reference]
+
     async def test_the_image_store_says_where_it_is_and_what_it_holds(self, world: World) -> None:
         async def used() -> bool:  # some runtimes count now and then
             found = await world.runtime.image_filesystem()
@@ -105,6 +123,21 @@ class ImagePromises:
         from tests.kit.wait import eventually
 
         return bool(await eventually(condition, 15.0))  # type: ignore[call-overload]
+
+    @staticmethod
+    def damaged(path: Path, whole: Path, kind: str, layer: bytes) -> Path:
+        """One byte of a layer is another one, or the layer is not there."""
+        if kind == "changed":
+            content = bytearray(whole.read_bytes())
+            content[content.index(b"only here ")] ^= 1
+            path.write_bytes(content)
+            return path
+        name = f"blobs/sha256/{hashlib.sha256(layer).hexdigest()}"
+        with tarfile.open(whole) as old, tarfile.open(path, "w") as new:
+            for member in old:
+                if member.name != name:
+                    new.addfile(member, old.extractfile(member))
+        return path
 
     @staticmethod
     def bad_archive(path: Path, kind: str) -> Path:
