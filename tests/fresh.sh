@@ -33,7 +33,7 @@ for path in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d /e
   /etc/apt/auth.conf.d /etc/pip.conf /etc/xdg/pip /etc/npmrc /usr/local/etc/npmrc "$HOME/.npmrc" "$HOME/.config/pip" "$HOME/.pip" /etc/ssl/certs \
   /usr/local/share/ca-certificates /etc/resolv.conf /etc/hosts; do copy "$path"; done
 
-mount --bind "$root" "$root"  # as on a machine, "/" is a mount: namespaces for containers are made from it
+mount --bind "$root" "$root"
 mounts+=("$root")
 for kind in proc sys dev run/netns; do  # with what is mounted below them: containers need the cgroups
   mkdir -p "/$kind" "$root/$kind"
@@ -43,9 +43,12 @@ for kind in proc sys dev run/netns; do  # with what is mounted below them: conta
 done
 git clone -q --no-hardlinks . "$root/skerry"
 keep=$(env | grep -E '^(PIP_|NPM_|npm_|HTTPS?_PROXY|https?_proxy|NO_PROXY|no_proxy|SSL_CERT|REQUESTS_CA|NODE_EXTRA)' | grep -v FIND_LINKS || true)
-inside() {
+inside() { # not by chroot: the way into a namespace made there would lead out to the old root
   env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb LANG=C.UTF-8 CI=true \
-    ${keep:+$(printf '%s\n' "$keep" | tr '\n' ' ')} chroot "$root" /bin/bash -c "cd /skerry && $1" </dev/null
+    ${keep:+$(printf '%s\n' "$keep" | tr '\n' ' ')} unshare --mount --propagation private /bin/bash -euc '
+      cd "$1"; mkdir -p old; pivot_root . old
+      cd /; umount -l /old; rmdir /old
+      cd /skerry; exec bash -c "$2"' _ "$root" "$1" </dev/null
 }
 echo "test-fresh: make demo"; inside "make demo"
 echo "test-fresh: make test"; inside "make test"
