@@ -96,7 +96,8 @@ async def said(gateway: Machine) -> str:
 
 def sleeping(gateway: Machine) -> bool:
     """Whether both pods run."""
-    return gateway.try_run("sh", "-c", f"ps -e -o args= | grep -cx 'sleep {SECONDS}'").stdout.strip() == "2"
+    words = f"grep -lxzF {SECONDS} /proc/[0-9]*/cmdline | xargs -r grep -lxzF sleep | wc -l"
+    return gateway.try_run("sh", "-c", words).stdout.strip() == "2"
 
 
 def folders(gateway: Machine) -> list[str]:

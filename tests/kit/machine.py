@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from deploy import kubectl
 from tests.kit import images
 from tests.kit.containerd import CNI_PROGRAMS, CONFIG, remove_cgroup
 from tests.kit.wait import eventually
@@ -70,6 +71,7 @@ class Machine:
             (system / "multi-user.target.wants" / unit).symlink_to(f"/lib/systemd/system/{unit}")
         (system / "default.target").unlink(missing_ok=True)
         (system / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
+        shutil.copy(kubectl.provide(kubectl.VERSIONS[-1]), self.root / "usr/local/bin/kubectl")
         (self.root / "etc/machine-id").write_text(uuid.uuid4().hex + "\n")
         drop_in = system / "containerd.service.d"
         drop_in.mkdir()
