@@ -206,7 +206,7 @@ async def kept_from_neighbours(site: Site, folder: Path) -> None:
             each.run("ip", "address", "add", address, "dev", "lan0")
             each.run("ip", "link", "set", "lan0", "up")
         next_door.run("ip", "route", "add", POD_ADDRESS, "via", "192.0.2.1")
-        next_door.run("ping", "-c", "1", "-W", "5", POD_ADDRESS)
+        next_door.run("busybox", "ping", "-c", "1", "-W", "5", POD_ADDRESS)
         served = {who: await shakes_hands(pid, port) for who, pid in places(host, next_door).items()}
         assert served == {"a pod": "served", "the gateway": "served", "a neighbour": "refused"}
     finally:
