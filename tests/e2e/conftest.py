@@ -1,6 +1,5 @@
 """Real processes for the end-to-end tests: a whole platform, one edge that has joined a cloud that is away, or what runs pods alone."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from cloudcore.certs import Authority
 from edgecore.data_dir import DataDir
 from proto.kit.clock import SystemClock
-from tests.kit.containerd import Host
+from tests.kit.containerd import Host, hosted
 from tests.kit.platform import Platform
 from tests.kit.pods import PodWorld, on_containerd, world
 from tests.kit.ports import free_port
@@ -65,17 +64,8 @@ async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A containerd of the module's own."""
-    one = Host(tmp_path_factory.mktemp("host") / "h")
-
-    async def start() -> None:
-        await one.open()
-        await one.start()
-
-    try:
-        asyncio.run(start())
+    with hosted(tmp_path_factory.mktemp("host") / "h") as one:
         yield one
-    finally:
-        asyncio.run(one.close())
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from proto.kit import canonical
 from proto.kit.clock import SystemClock
 from proto.kit.database import Database
 from tests.e2e.conftest import LoneEdge
-from tests.kit.containerd import Host
+from tests.kit.containerd import Host, hosted
 from tests.kit.images import PYTHON_REF
 from tests.kit.platform import CommandFailed, command
 from tests.kit.pods import container, pod
@@ -55,17 +55,8 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    one = Host(tmp_path_factory.mktemp("host") / "h", subnet="10.91.0.0/16", archives=("busybox", "python"))
-
-    async def start() -> None:
-        await one.open()
-        await one.start()
-
-    try:
-        asyncio.run(start())
+    with hosted(tmp_path_factory.mktemp("host") / "h", subnet="10.91.0.0/16", archives=("busybox", "python")) as one:
         yield one
-    finally:
-        asyncio.run(one.close())
 
 
 @pytest.fixture

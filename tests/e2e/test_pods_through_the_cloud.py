@@ -1,6 +1,5 @@
 """A pod applied in the cloud runs on a gateway's containerd, survives everything between them, and leaves when it is deleted."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit.containerd import Host
+from tests.kit.containerd import Host, hosted
 from tests.kit.platform import Edge, Platform
 from tests.kit.pods import container
 from tests.kit.wait import eventually
@@ -20,17 +19,8 @@ NODE = "/api/v1/nodes/gw-1"
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    one = Host(tmp_path_factory.mktemp("host") / "h", subnet="10.92.0.0/16")
-
-    async def start() -> None:
-        await one.open()
-        await one.start()
-
-    try:
-        asyncio.run(start())
+    with hosted(tmp_path_factory.mktemp("host") / "h", subnet="10.92.0.0/16") as one:
         yield one
-    finally:
-        asyncio.run(one.close())
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """A claim of class local-path from the cloud to a directory on its gateway, and back to nothing, also while the gateway is away."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kit.containerd import Host
+from tests.kit.containerd import Host, hosted
 from tests.kit.platform import Edge, Platform
 from tests.kit.pods import container
 from tests.kit.wait import eventually
@@ -20,17 +19,8 @@ MOUNT = [{"name": "data", "mountPath": "/data"}]
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    one = Host(tmp_path_factory.mktemp("host") / "h", subnet="10.94.0.0/16")
-
-    async def start() -> None:
-        await one.open()
-        await one.start()
-
-    try:
-        asyncio.run(start())
+    with hosted(tmp_path_factory.mktemp("host") / "h", subnet="10.94.0.0/16") as one:
         yield one
-    finally:
-        asyncio.run(one.close())
 
 
 @pytest.fixture

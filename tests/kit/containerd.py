@@ -21,8 +21,8 @@ import socket as sockets
 import subprocess
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -338,3 +338,19 @@ async def host(
         await one.close()
         if folder is None:
             shutil.rmtree(own)
+
+
+@contextmanager
+def hosted(folder: Path, *, subnet: str = "10.88.0.0/16", archives: Sequence[str] = ("busybox",)) -> Iterator[Host]:
+    """As ``host``, for fixtures whose tests have loops of their own."""
+    one = Host(folder, subnet=subnet, archives=archives)
+
+    async def start() -> None:
+        await one.open()
+        await one.start()
+
+    try:
+        asyncio.run(start())
+        yield one
+    finally:
+        asyncio.run(one.close())

@@ -18,7 +18,7 @@ from tests.conformance.runtime.settings import NetworkPromises
 from tests.conformance.runtime.stored import PullPromises
 from tests.conformance.runtime.world import Node, World
 from tests.kit import images
-from tests.kit.containerd import Host
+from tests.kit.containerd import Host, hosted
 from tests.kit.leftovers import cgroup_folders
 from tests.kit.registry import Registry
 
@@ -26,17 +26,8 @@ from tests.kit.registry import Registry
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """One host for the module: nothing in it outlives a test but the images."""
-    one = Host(tmp_path_factory.mktemp("host") / "h")
-
-    async def start() -> None:
-        await one.open()
-        await one.start()
-
-    try:
-        asyncio.run(start())
+    with hosted(tmp_path_factory.mktemp("host") / "h") as one:
         yield one
-    finally:
-        asyncio.run(one.close())
 
 
 @pytest.fixture
