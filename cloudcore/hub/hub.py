@@ -143,10 +143,8 @@ class Hub:
         refused = await self.nodes.register(node, body)
         if refused:
             involved = {"apiVersion": NODE.api_version, "kind": NODE.kind, "name": node, "uid": node}
-            text = f"only the cloud gives a Node the labels {', '.join(refused)}: kubectl label node {node} …"[
-                :MAX_TEXT
-            ]
-            self.effects.tell("Warning", involved, "LabelsRefused", text, name=f"{node}.labels-refused")
+            text = f"only the cloud gives a Node the labels {', '.join(refused)}: kubectl label node {node} …"
+            self.effects.tell("Warning", involved, "LabelsRefused", text[:MAX_TEXT], name=f"{node}.labels-refused")
 
     def _known_nodes(self) -> set[str]:
         """Return every edge node, also one that has devices and no Node yet."""

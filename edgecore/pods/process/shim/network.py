@@ -95,9 +95,8 @@ def _outside(network: Json, holder: int) -> None:
     _ip("\n".join(lines) + "\n")
     if made:
         _forward()
-        run(
-            ["nft", "-f", "-"], MASQUERADE.format(table=TABLE, **network)
-        )  # pods reach each other and the node without it
+        # Pods reach each other and the node without it.
+        run(["nft", "-f", "-"], MASQUERADE.format(table=TABLE, **network))
 
 
 def _inside(network: Json) -> None:
